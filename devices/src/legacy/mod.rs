@@ -1,0 +1,1 @@
+//! Devices that every PC has had since 1981.

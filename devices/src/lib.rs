@@ -1,0 +1,2 @@
+//! Devices of a gmem microVM.
+pub mod legacy;

@@ -1,0 +1,53 @@
+//! What translates for an accessor: the narrow door between the engine and page tables.
+//!
+//! The vCPUs' translator is the host's page tables (under EPT, NPT or shadow tables), changed by
+//! `UFFDIO_MOVE`: a frame *travels* between an address in the arena and the guest's address, it is not
+//! copied and never mapped at both. An implementation lives outside this crate.
+
+use crate::page::PageNo;
+
+/// An address of this process, in bytes: a slot of the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostAddress(pub usize);
+
+/// Why a move stopped before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The destination already has a page (`EEXIST`).
+    Present,
+    /// The source has no page (`ENOENT`).
+    Absent,
+    /// The page is pinned, by direct I/O for example (`EBUSY`): come back later.
+    Busy,
+    /// The kernel refused for another reason: its error number. The microVM cannot go on.
+    Failed(i32),
+}
+
+/// What a move did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Whole pages moved, from the first on.
+    pub pages: usize,
+    /// What stopped it at the page after those; `None` if everything moved.
+    pub stopped: Option<Obstacle>,
+}
+
+/// Translates guest-physical pages for the vCPUs.
+///
+/// All methods may be called from any thread, on disjoint pages at once. The caller holds the pages'
+/// entries locked, so no page is the subject of two calls at a time.
+pub trait Mmu: Send + Sync {
+    /// Moves the frames of `pages` consecutive arena slots, from `slot` on, beneath the guest's pages from
+    /// `page` on, writable, and wakes whoever waits for those pages.
+    ///
+    /// The guest sees each page as soon as it is moved. `slot` and `page` are block-aligned if `pages` is
+    /// 512; a huge frame then stays one.
+    fn map(&self, slot: HostAddress, page: PageNo, pages: usize) -> Moved;
+
+    /// Takes the frames of `pages` consecutive guest pages out of the guest's reach, into empty arena
+    /// slots from `slot` on. On return no accessor can reach what was moved.
+    fn unmap(&self, page: PageNo, slot: HostAddress, pages: usize) -> Moved;
+
+    /// Wakes whoever waits for these pages; they try again.
+    fn wake(&self, page: PageNo, pages: usize);
+}

@@ -1,0 +1,108 @@
+//! Pages, blocks and ranges of them: the units in which memory is named and moved.
+
+use std::fmt;
+
+/// Bytes of a logical page.
+pub const PAGE_SIZE: usize = 4096;
+/// Logical pages of a block.
+pub const BLOCK_PAGES: usize = 512;
+/// Bytes of a block: 2 MiB.
+pub const BLOCK_SIZE: usize = PAGE_SIZE * BLOCK_PAGES;
+
+/// Number of a logical page: a guest-physical address divided by [`PAGE_SIZE`] (a guest frame number).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PageNo(pub u64);
+
+impl PageNo {
+    /// The page that holds guest-physical address `gpa`.
+    pub const fn of_address(gpa: u64) -> Self {
+        Self(gpa / PAGE_SIZE as u64)
+    }
+
+    /// Guest-physical address of the page's first byte.
+    pub const fn address(self) -> u64 {
+        self.0 * PAGE_SIZE as u64
+    }
+
+    /// Number of the block that holds this page.
+    pub const fn block(self) -> u64 {
+        self.0 / BLOCK_PAGES as u64
+    }
+
+    /// First page of the block that holds this page.
+    pub const fn block_start(self) -> Self {
+        Self(self.0 & !(BLOCK_PAGES as u64 - 1))
+    }
+
+    /// Index of this page in its block, 0 to 511.
+    pub const fn index_in_block(self) -> usize {
+        (self.0 % BLOCK_PAGES as u64) as usize
+    }
+
+    /// The page `n` pages further.
+    pub const fn add(self, n: u64) -> Self {
+        Self(self.0 + n)
+    }
+}
+
+impl fmt::Display for PageNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "page {:#x} (address {:#x})", self.0, self.address())
+    }
+}
+
+/// Consecutive logical pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PageRange {
+    /// First page.
+    pub start: PageNo,
+    /// How many pages.
+    pub pages: u64,
+}
+
+impl PageRange {
+    /// The range of `pages` pages from `start`.
+    pub const fn new(start: PageNo, pages: u64) -> Self {
+        Self { start, pages }
+    }
+
+    /// One past the last page.
+    pub const fn end(&self) -> PageNo {
+        PageNo(self.start.0 + self.pages)
+    }
+
+    /// Whether `page` is in the range.
+    pub const fn contains(&self, page: PageNo) -> bool {
+        page.0 >= self.start.0 && page.0 < self.start.0 + self.pages
+    }
+
+    /// The pages of the range, in order.
+    pub fn iter(&self) -> impl Iterator<Item = PageNo> + use<> {
+        (self.start.0..self.start.0 + self.pages).map(PageNo)
+    }
+}
+
+/// What moves at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// One logical page, 4 KiB.
+    #[default]
+    Page,
+    /// One block, 2 MiB, that is whole in one place.
+    Block,
+}
+
+impl Unit {
+    /// Logical pages of the unit.
+    pub const fn pages(self) -> usize {
+        match self {
+            Self::Page => 1,
+            Self::Block => BLOCK_PAGES,
+        }
+    }
+
+    /// Bytes of the unit.
+    pub const fn bytes(self) -> usize {
+        self.pages() * PAGE_SIZE
+    }
+}

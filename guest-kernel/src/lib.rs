@@ -1,0 +1,2 @@
+//! The bundled guest.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The binary `gmem`.
+fn main() {}
