@@ -1,5 +1,4 @@
-//! The memory system of gmem.
-//!
-//! Knows nothing of KVM, virtio or the command line.
+//! The memory system of gmem: knows nothing of KVM, virtio or the command line.
 pub mod mmu;
 pub mod page;
+pub mod table;
