@@ -1,0 +1,198 @@
+//! Which frames of a tier are free: a bitmap, in which blocks are kept whole for as long as possible.
+
+use super::Frame;
+use crate::page::{BLOCK_PAGES, Unit};
+use std::sync::Mutex;
+
+const WORDS_PER_BLOCK: usize = BLOCK_PAGES / 64;
+
+/// Frames numbered from 0, of which some are free.
+#[derive(Debug)]
+pub(super) struct Frames {
+    inner: Mutex<Inner>,
+    total: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// A set bit is a free frame.
+    free: Vec<u64>,
+    free_pages: u64,
+    least_free: u64,
+    /// The block from which pages are taken, so that others stay whole.
+    open: usize,
+}
+
+impl Frames {
+    /// `total` frames, all free.
+    pub(super) fn new(total: u64) -> Self {
+        let mut free = vec![u64::MAX; (total as usize).div_ceil(64)];
+        if let Some(last) = free.last_mut()
+            && !total.is_multiple_of(64)
+        {
+            *last = (1 << (total % 64)) - 1;
+        }
+        let inner = Inner {
+            free,
+            free_pages: total,
+            least_free: total,
+            open: 0,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            total,
+        }
+    }
+
+    /// How many frames there are.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// How many are free.
+    pub(super) fn free_pages(&self) -> u64 {
+        self.lock().free_pages
+    }
+
+    /// The most that were ever in use at once.
+    pub(super) fn peak_pages(&self) -> u64 {
+        self.total - self.lock().least_free
+    }
+
+    /// Takes a frame of this unit; a block's is aligned.
+    pub(super) fn take(&self, unit: Unit) -> Option<Frame> {
+        let mut inner = self.lock();
+        let frame = match unit {
+            Unit::Page => inner.take_page(),
+            Unit::Block => inner.take_block(),
+        }?;
+        inner.free_pages -= unit.pages() as u64;
+        inner.least_free = inner.least_free.min(inner.free_pages);
+        Some(Frame(frame as u64))
+    }
+
+    /// Gives back the frame.
+    pub(super) fn give_back(&self, frame: Frame, unit: Unit) {
+        let mut inner = self.lock();
+        let first = frame.0 as usize;
+        match unit {
+            Unit::Page => {
+                debug_assert!(
+                    inner.free[first / 64] & 1 << (first % 64) == 0,
+                    "freed twice"
+                );
+                inner.free[first / 64] |= 1 << (first % 64);
+            }
+            Unit::Block => inner.free[first / 64..first / 64 + WORDS_PER_BLOCK].fill(u64::MAX),
+        }
+        inner.free_pages += unit.pages() as u64;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn take_page(&mut self) -> Option<usize> {
+        let block = self.block_words(self.open);
+        let word = self.free[block.clone()]
+            .iter()
+            .position(|word| *word != 0)
+            .map(|at| block.start + at)
+            .or_else(|| self.reopen())?;
+        self.open = word / WORDS_PER_BLOCK;
+        let bit = self.free[word].trailing_zeros() as usize;
+        self.free[word] &= !(1 << bit);
+        Some(word * 64 + bit)
+    }
+
+    /// The first word with a free frame, in a block that is already broken if there is one.
+    fn reopen(&self) -> Option<usize> {
+        if self.free_pages == 0 {
+            return None;
+        }
+        let mut whole = None;
+        for (number, block) in self.free.chunks(WORDS_PER_BLOCK).enumerate() {
+            let Some(at) = block.iter().position(|word| *word != 0) else {
+                continue;
+            };
+            let word = number * WORDS_PER_BLOCK + at;
+            if block.iter().any(|word| *word != u64::MAX) {
+                return Some(word);
+            }
+            whole = whole.or(Some(word));
+        }
+        whole
+    }
+
+    fn take_block(&mut self) -> Option<usize> {
+        if self.free_pages < BLOCK_PAGES as u64 {
+            return None;
+        }
+        let number = self
+            .free
+            .chunks_exact(WORDS_PER_BLOCK)
+            .position(|block| block.iter().all(|word| *word == u64::MAX))?;
+        let words = self.block_words(number);
+        self.free[words].fill(0);
+        Some(number * BLOCK_PAGES)
+    }
+
+    fn block_words(&self, number: usize) -> std::ops::Range<usize> {
+        let start = (number * WORDS_PER_BLOCK).min(self.free.len());
+        start..(start + WORDS_PER_BLOCK).min(self.free.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn every_frame_is_given_once_to_the_last() {
+        let frames = Frames::new(1000);
+        let mut seen: Vec<_> = std::iter::from_fn(|| frames.take(Unit::Page)).collect();
+        seen.sort();
+        assert_eq!(seen, (0..1000).map(Frame).collect::<Vec<_>>());
+        assert_eq!((frames.free_pages(), frames.peak_pages()), (0, 1000));
+    }
+
+    #[test]
+    fn pages_leave_other_blocks_whole() {
+        let frames = Frames::new(4 * 512);
+        for _ in 0..512 {
+            frames.take(Unit::Page).expect("there is room");
+        }
+        assert_eq!((0..3).filter_map(|_| frames.take(Unit::Block)).count(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn no_frame_has_two_owners_and_none_is_forgotten(ops in prop::collection::vec((0u8..4, any::<prop::sample::Index>()), 1..300)) {
+            let frames = Frames::new(3 * 512 + 100);
+            let mut owned: BTreeMap<u64, Unit> = BTreeMap::new();
+            for (op, which) in ops {
+                if op < 3 {
+                    let unit = if op == 0 { Unit::Block } else { Unit::Page };
+                    if let Some(frame) = frames.take(unit) {
+                        let end = frame.0 + unit.pages() as u64;
+                        prop_assert!(end <= frames.total());
+                        let before = owned.range(..end).next_back().map(|(start, unit)| start + unit.pages() as u64);
+                        prop_assert!(before.is_none_or(|before| before <= frame.0));
+                        owned.insert(frame.0, unit);
+                    }
+                } else if !owned.is_empty() {
+                    let frame = *owned.keys().nth(which.index(owned.len())).unwrap();
+                    frames.give_back(Frame(frame), owned.remove(&frame).unwrap());
+                }
+                let used: u64 = owned.values().map(|unit| unit.pages() as u64).sum();
+                prop_assert_eq!(frames.free_pages(), frames.total() - used);
+            }
+        }
+    }
+}

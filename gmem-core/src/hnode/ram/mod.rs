@@ -1,0 +1,256 @@
+//! The `ram` hnode: an arena, an address range larger than what may be in it.
+//!
+//! Frames travel. A fault takes a free frame here, fills it, and the MMU moves it beneath the guest,
+//! leaving an empty slot; an eviction moves a guest's page into an empty slot. How many frames exist,
+//! here and beneath the guest, is the host budget: a counter that can change while the guest runs.
+//!
+//! Frames are created by writing (a read would map the shared zero page, which MOVE would carry into the
+//! guest, uncounted), and a frame that is used again still has what was in it: whoever takes one fills it
+//! whole. Frames of 4 KiB and of 2 MiB live in separate areas.
+
+mod budget;
+mod mapping;
+mod owned;
+mod slots;
+
+pub use mapping::Mapping;
+pub use owned::{Empty, Frames};
+
+use crate::mmu::HostAddress;
+use crate::page::{BLOCK_PAGES, CLUSTER_PAGES, PAGE_SIZE, Unit};
+use crate::table::Frame;
+use budget::Budget;
+use slots::Slots;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Slots for frames of 4 KiB: free ones to be used next, and those that eviction has taken out and not
+/// yet passed on. What is beneath the guest takes no slot, so this does not grow with the budget.
+const PAGE_SLOTS: usize = 16384;
+/// Slots for frames of 2 MiB, likewise.
+const BLOCK_SLOTS: usize = 64;
+
+/// The arena.
+#[derive(Debug)]
+pub struct Arena {
+    mapping: Mapping,
+    pages: Mutex<Slots>,
+    blocks: Mutex<Slots>,
+    budget: Budget,
+    /// The unit in which free frames are kept to be used again; those of the other unit are released.
+    unit: Unit,
+}
+
+impl Arena {
+    /// An arena in which, together with the guest, up to `budget_pages` frames may exist, and which keeps
+    /// free frames in units of `unit`.
+    pub fn new(budget_pages: u64, unit: Unit) -> io::Result<Self> {
+        let page_bytes = PAGE_SLOTS * PAGE_SIZE;
+        let block_bytes = BLOCK_SLOTS * Unit::Block.bytes();
+        let mapping = Mapping::new(page_bytes + block_bytes)?;
+        mapping.want_small_pages(0, page_bytes)?;
+        mapping.want_huge_pages(page_bytes, block_bytes)?;
+        Ok(Self {
+            mapping,
+            pages: Mutex::new(Slots::new(PAGE_SLOTS)),
+            blocks: Mutex::new(Slots::new(BLOCK_SLOTS)),
+            budget: Budget::new(budget_pages),
+            unit,
+        })
+    }
+
+    /// The address range, to be registered with the guest's userfaultfd: for write protection only,
+    /// because frames are created here by plain writes.
+    pub fn range(&self) -> (HostAddress, usize) {
+        (HostAddress(self.mapping.base()), self.mapping.len())
+    }
+
+    /// Up to `most` (1 to 64) free frames of 4 KiB in consecutive slots, to be filled whole. `None` if
+    /// the budget is used up and nothing is free.
+    pub fn take(&self, most: usize) -> Option<Frames<'_>> {
+        debug_assert!((1..=CLUSTER_PAGES).contains(&most));
+        if let Some((first, count)) = self.slots(Unit::Page).take_full(most) {
+            return Some(Frames::used_before(self, first, count, Unit::Page));
+        }
+        let granted = self.budget.create(most as u64, 1) as usize;
+        if granted == 0 {
+            return None;
+        }
+        let taken = self.slots(Unit::Page).take_empty(granted);
+        let count = taken.map_or(0, |(_, count)| count);
+        self.budget.released((granted - count) as u64);
+        taken.map(|(first, count)| Frames::about_to_exist(self, first, count, Unit::Page))
+    }
+
+    /// A free frame of 2 MiB, to be filled whole.
+    pub fn take_block(&self) -> Option<Frames<'_>> {
+        if let Some((block, _)) = self.slots(Unit::Block).take_full(1) {
+            return Some(Frames::used_before(
+                self,
+                first_page(block),
+                BLOCK_PAGES,
+                Unit::Block,
+            ));
+        }
+        let pages = BLOCK_PAGES as u64;
+        if self.budget.create(pages, pages) == 0 {
+            return None;
+        }
+        match self.slots(Unit::Block).take_empty(1) {
+            Some((block, _)) => Some(Frames::about_to_exist(
+                self,
+                first_page(block),
+                BLOCK_PAGES,
+                Unit::Block,
+            )),
+            None => {
+                self.budget.released(pages);
+                None
+            }
+        }
+    }
+
+    /// Up to `most` (1 to 64) consecutive slots without frames, into which the MMU may move pages.
+    pub fn take_empty(&self, most: usize) -> Option<Empty<'_>> {
+        let (first, count) = self.slots(Unit::Page).take_empty(most)?;
+        Some(Empty::new(self, first, count, Unit::Page))
+    }
+
+    /// A slot of 2 MiB without a frame.
+    pub fn take_empty_block(&self) -> Option<Empty<'_>> {
+        let (block, _) = self.slots(Unit::Block).take_empty(1)?;
+        Some(Empty::new(
+            self,
+            first_page(block),
+            BLOCK_PAGES,
+            Unit::Block,
+        ))
+    }
+
+    /// Owns again what [`Frames::keep`] named. The caller holds the lock of the entry that names it, and
+    /// names each slot once.
+    pub fn kept(&self, frame: Frame, pages: usize, unit: Unit) -> Frames<'_> {
+        Frames::used_before(self, frame.0 as usize, pages, unit)
+    }
+
+    /// How many more pages could be taken now.
+    pub fn available(&self) -> u64 {
+        self.free_frames() + self.budget.cap().saturating_sub(self.budget.existing())
+    }
+
+    /// Pages of frames that lie free in the arena.
+    pub fn free_frames(&self) -> u64 {
+        self.slots(Unit::Page).full() as u64 + (self.slots(Unit::Block).full() * BLOCK_PAGES) as u64
+    }
+
+    /// Slots, in pages, in which nothing is.
+    pub fn empty_slots(&self, unit: Unit) -> usize {
+        self.slots(unit).empty() * unit.pages()
+    }
+
+    /// How many frames may exist, pages.
+    pub fn cap(&self) -> u64 {
+        self.budget.cap()
+    }
+
+    /// How many frames exist, pages.
+    pub fn existing(&self) -> u64 {
+        self.budget.existing()
+    }
+
+    /// The most that ever existed, pages.
+    pub fn peak(&self) -> u64 {
+        self.budget.peak()
+    }
+
+    /// Changes how many frames may exist. Free frames beyond it are given back to the kernel at once; the
+    /// others have to be evicted ([`Arena::excess`]).
+    pub fn set_cap(&self, pages: u64) {
+        self.budget.set_cap(pages);
+        self.release_excess();
+    }
+
+    /// How many frames exist beyond the cap.
+    pub fn excess(&self) -> u64 {
+        self.budget.excess()
+    }
+
+    /// Lets frames be created without limit, so that whoever waits for one can be let go: for the end of
+    /// a microVM.
+    pub fn lift_cap(&self) {
+        self.budget.lift();
+    }
+
+    /// Counts pages beneath the guest that were there before the arena.
+    pub fn adopt(&self, pages: u64) {
+        self.budget.adopt(pages);
+    }
+
+    /// Memory that the arena's own lists take, bytes.
+    pub fn metadata_bytes(&self) -> u64 {
+        (self.slots(Unit::Page).metadata_bytes() + self.slots(Unit::Block).metadata_bytes()) as u64
+    }
+
+    fn release_excess(&self) {
+        while self.excess() > 0 {
+            let page = self.slots(Unit::Page).take_full(1);
+            let taken = match page {
+                Some((first, _)) => Some((first, Unit::Page)),
+                None => {
+                    let block = self.slots(Unit::Block).take_full(1);
+                    block.map(|(block, _)| (first_page(block), Unit::Block))
+                }
+            };
+            let Some((first, unit)) = taken else { return };
+            self.release(first, unit.pages(), unit);
+        }
+    }
+
+    /// Gives frames back to the kernel; their slots are empty.
+    fn release(&self, first: usize, pages: usize, unit: Unit) {
+        self.mapping.release(first * PAGE_SIZE, pages * PAGE_SIZE);
+        self.budget.released(pages as u64);
+        self.now_empty(first, pages, unit);
+    }
+
+    /// Puts free frames back to be used again, or releases them if there are too many.
+    fn now_free(&self, first: usize, pages: usize, unit: Unit) {
+        if unit != self.unit || self.excess() > 0 {
+            self.release(first, pages, unit);
+            return;
+        }
+        let (slot, count) = in_slots(first, pages, unit);
+        self.slots(unit).give_full(slot, count);
+    }
+
+    fn now_empty(&self, first: usize, pages: usize, unit: Unit) {
+        let (slot, count) = in_slots(first, pages, unit);
+        self.slots(unit).give_empty(slot, count);
+    }
+
+    fn slots(&self, unit: Unit) -> MutexGuard<'_, Slots> {
+        let slots = match unit {
+            Unit::Page => &self.pages,
+            Unit::Block => &self.blocks,
+        };
+        slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Number, in pages from the arena's start, of the first page of block slot `block`.
+fn first_page(block: usize) -> usize {
+    PAGE_SLOTS + block * BLOCK_PAGES
+}
+
+/// Slot number and count, in the area of `unit`, of `pages` pages from page `first` of the arena on.
+fn in_slots(first: usize, pages: usize, unit: Unit) -> (usize, usize) {
+    match unit {
+        Unit::Page => (first, pages),
+        Unit::Block => ((first - PAGE_SLOTS) / BLOCK_PAGES, pages / BLOCK_PAGES),
+    }
+}
+
+/// Whether a frame that the arena keeps is one of its 2 MiB frames (or a part of one).
+pub fn is_block_slot(frame: Frame) -> bool {
+    frame.0 >= PAGE_SLOTS as u64
+}
