@@ -2,4 +2,6 @@
 pub mod hnode;
 pub mod mmu;
 pub mod page;
+pub mod policy;
+pub mod stats;
 pub mod table;

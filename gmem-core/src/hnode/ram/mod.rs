@@ -76,6 +76,7 @@ impl Arena {
         if granted == 0 {
             return None;
         }
+        // Slots run out only if eviction is far ahead of what passes pages on.
         let taken = self.slots(Unit::Page).take_empty(granted);
         let count = taken.map_or(0, |(_, count)| count);
         self.budget.released((granted - count) as u64);

@@ -67,6 +67,27 @@ impl<'a> Frames<'a> {
         None
     }
 
+    /// The first `pages` of them, and the rest.
+    pub fn split_at(mut self, pages: usize) -> (Option<Self>, Option<Self>) {
+        debug_assert!(self.unit == Unit::Page || pages == 0 || pages == self.pages);
+        if pages == 0 {
+            return (None, Some(self));
+        }
+        if pages >= self.pages {
+            return (Some(self), None);
+        }
+        let (arena, unit, fresh) = (self.arena, self.unit, self.fresh);
+        let rest = Self {
+            arena,
+            first: self.first + pages,
+            pages: self.pages - pages,
+            unit,
+            fresh,
+        };
+        self.pages = pages;
+        (Some(self), Some(rest))
+    }
+
     /// Leaves them in their slots for as long as an entry of the table names them: page `i` is named by
     /// the returned frame plus `i`. [`Arena::kept`] owns them again.
     pub fn keep(self) -> Frame {

@@ -1,0 +1,47 @@
+//! Who leaves, and who comes along: decisions only, no mechanism.
+
+pub mod clock;
+pub mod streams;
+
+pub use clock::Clock;
+pub use streams::Streams;
+
+use crate::page::{ClusterNo, PageNo};
+use crate::table::LogicalPageTable;
+
+/// Pages that should leave the guest together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victims {
+    /// These pages of a cluster.
+    Pages {
+        /// The cluster.
+        cluster: ClusterNo,
+        /// Which of its pages.
+        mask: u64,
+    },
+    /// A whole block, by its number.
+    Block(u64),
+}
+
+/// Chooses what leaves the guest's memory when room is needed.
+///
+/// Called by several threads at once. What it names is a proposal: the engine passes over pages that are
+/// locked, pinned, or gone by then.
+pub trait Eviction: Send + Sync {
+    /// The next victims, all of them mapped a moment ago; `None` if nothing is mapped that may leave.
+    fn victims(&self, table: &LogicalPageTable) -> Option<Victims>;
+}
+
+/// Chooses what comes along when a page is touched that is not there.
+///
+/// Each fault handler has one of its own.
+pub trait Prefetch: Send {
+    /// Which pages of the cluster of `touched` are worth bringing in with it; its own bit is set.
+    fn plan(&mut self, touched: PageNo) -> u64;
+
+    /// How many pages came in beside the touched one, after the latest plan.
+    fn brought(&mut self, pages: u64);
+
+    /// How many pages that came along are known by now to have been used, since this was last asked.
+    fn take_used(&mut self) -> u64;
+}
