@@ -1,4 +1,5 @@
 //! The memory system of gmem: knows nothing of KVM, virtio or the command line.
+pub mod engine;
 pub mod hnode;
 pub mod mmu;
 pub mod page;

@@ -96,8 +96,3 @@ impl<A: Atomic> Word<A> {
         self.0.store(entry.bits(), Ordering::Release);
     }
 }
-
-impl Word {
-    /// An untouched page, unlocked.
-    pub const UNTOUCHED: Self = Self(AtomicU64::new(0));
-}

@@ -52,7 +52,7 @@ impl LogicalPageTable {
         let blocks = end.0.div_ceil(BLOCK_PAGES as u64);
         let slots = (0..blocks)
             .map(|_| Slot {
-                word: Word::UNTOUCHED,
+                word: Word::new(Entry::new(State::Untouched, Flags::NONE)),
                 leaf: OnceLock::new(),
             })
             .collect();

@@ -117,6 +117,23 @@ impl Mapping {
     }
 }
 
+/// Aligned memory for bytes on their way from tier to tier. Costs nothing until used.
+#[derive(Debug)]
+pub struct Scratch(Mapping);
+
+impl Scratch {
+    /// Room for a block.
+    pub fn new() -> io::Result<Self> {
+        Mapping::new(BLOCK_SIZE).map(Self)
+    }
+
+    /// The first `pages` pages (at most 512).
+    pub fn bytes_mut(&mut self, pages: usize) -> &mut [u8] {
+        // SAFETY: nobody else has the mapping, and the slice borrows it exclusively.
+        unsafe { self.0.bytes_mut(0, pages) }
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: mapped by `new`; slices into it borrow from it, so none lives.

@@ -13,7 +13,7 @@ mod mapping;
 mod owned;
 mod slots;
 
-pub use mapping::Mapping;
+pub use mapping::{Mapping, Scratch};
 pub use owned::{Empty, Frames};
 
 use crate::mmu::HostAddress;
@@ -72,9 +72,15 @@ impl Arena {
         if let Some((first, count)) = self.slots(Unit::Page).take_full(most) {
             return Some(Frames::used_before(self, first, count, Unit::Page));
         }
-        let granted = self.budget.create(most as u64, 1) as usize;
+        let mut granted = self.budget.create(most as u64, 1) as usize;
         if granted == 0 {
-            return None;
+            // A frame of the other size may lie free.
+            let (block, _) = self.slots(Unit::Block).take_full(1)?;
+            self.release(first_page(block), BLOCK_PAGES, Unit::Block);
+            granted = self.budget.create(most as u64, 1) as usize;
+            if granted == 0 {
+                return None;
+            }
         }
         // Slots run out only if eviction is far ahead of what passes pages on.
         let taken = self.slots(Unit::Page).take_empty(granted);

@@ -1,0 +1,270 @@
+//! Blocks of 2 MiB: in, out, and on.
+
+use super::reclaim::NoRoom;
+use super::{Engine, FaultError, Outcome};
+use crate::hnode::ram::Frames;
+use crate::hnode::zip::fill::is_zero;
+use crate::mmu::{HostAddress, Obstacle};
+use crate::page::{BLOCK_PAGES, PAGE_SIZE, PageNo, Unit};
+use crate::policy::Victims;
+use crate::stats::{Site, Stats};
+use crate::table::{Block, Entry, Flags, Guard, Place, State, WholeLeaf};
+
+const ALONG: usize = BLOCK_PAGES - 1;
+
+impl Engine {
+    /// Brings in a block that is whole where it is.
+    pub(super) fn bring_block(&self, block: Block<'_>) -> Result<Outcome, FaultError> {
+        let entry = block.entry();
+        let mut frames = match entry.state() {
+            State::Held(Place {
+                hnode: Place::RAM,
+                frame,
+            }) => {
+                let frames = self.arena.kept(frame, BLOCK_PAGES, Unit::Block);
+                return match self.map_block(block.start(), frames.address()) {
+                    Ok(()) => {
+                        frames.departed(BLOCK_PAGES);
+                        self.staged.less(BLOCK_PAGES);
+                        Ok(self.block_is_mapped(block, entry))
+                    }
+                    Err(error) => {
+                        frames.keep();
+                        Err(error)
+                    }
+                };
+            }
+            _ => match self.block_frame()? {
+                Some(frames) => frames,
+                None => return Ok(Outcome::Waiting),
+            },
+        };
+        match entry.state() {
+            State::Held(place) => self.load(block.start(), place, frames.bytes_mut())?,
+            _ => frames.bytes_mut().fill(0),
+        }
+        self.map_block(block.start(), frames.address())?;
+        frames.departed(BLOCK_PAGES);
+        if let State::Held(place) = entry.state() {
+            self.tier(place.hnode).free(place.frame, Unit::Block);
+        }
+        Ok(self.block_is_mapped(block, entry))
+    }
+
+    /// Brings in a block whose pages are in different places, and makes it whole.
+    pub(super) fn bring_leaf(
+        &self,
+        leaf: WholeLeaf<'_>,
+        touched: PageNo,
+    ) -> Result<Outcome, FaultError> {
+        let start = leaf.start();
+        let entries: Vec<Entry> = (0..BLOCK_PAGES).map(|index| leaf.entry(index)).collect();
+        let in_ram = |entry: &Entry| matches!(Self::site(entry.state()), Site::Host | Site::Staged);
+        if entries.iter().any(in_ram) {
+            // Some of it was present in small pages when memory was armed: it stays in small pages.
+            drop(leaf);
+            return match self.table.lock(touched) {
+                Guard::Pages(pages) => self.bring_pages(pages, touched, 0),
+                Guard::Block(block) => self.bring_block(block),
+            };
+        }
+        let Some(mut frames) = self.block_frame()? else {
+            return Ok(Outcome::Waiting);
+        };
+        for (index, page) in frames.bytes_mut().chunks_exact_mut(PAGE_SIZE).enumerate() {
+            match entries[index].state() {
+                State::Held(place) => self.load(start.add(index as u64), place, page)?,
+                _ => page.fill(0),
+            }
+        }
+        self.map_block(start, frames.address())?;
+        frames.departed(BLOCK_PAGES);
+        leaf.collapse(mapped_block());
+        for entry in entries {
+            if let State::Held(place) = entry.state() {
+                self.tier(place.hnode).free(place.frame, Unit::Page);
+            }
+            self.stats.moved(Self::site(entry.state()), Site::Host, 1);
+        }
+        Ok(Outcome::Resolved { along: ALONG })
+    }
+
+    fn block_frame(&self) -> Result<Option<Frames<'_>>, FaultError> {
+        loop {
+            if let Some(frames) = self.arena.take_block() {
+                return Ok(Some(frames));
+            }
+            match self.make_room(BLOCK_PAGES as u64) {
+                Ok(()) => {}
+                Err(NoRoom::Full) => return Ok(None),
+                Err(NoRoom::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Fills `into` from where a page or block is held in a tier.
+    pub(super) fn load(
+        &self,
+        page: PageNo,
+        place: Place,
+        into: &mut [u8],
+    ) -> Result<(), FaultError> {
+        let tier = self.tier(place.hnode);
+        tier.load(place.frame, into)
+            .map_err(|source| FaultError::Load {
+                page,
+                tier: tier.name().to_owned(),
+                source,
+            })
+    }
+
+    /// Moves a block's frame beneath the guest, all of it or nothing.
+    fn map_block(&self, start: PageNo, slot: HostAddress) -> Result<(), FaultError> {
+        let moved = self.map_patiently(slot, start, BLOCK_PAGES);
+        let Some(obstacle) = moved.stopped else {
+            return Ok(());
+        };
+        let error = FaultError::Mmu {
+            page: start.add(moved.pages as u64),
+            obstacle,
+        };
+        if moved.pages > 0 {
+            // The microVM ends either way; what can be put back is.
+            self.mmu.unmap(start, slot, moved.pages);
+        }
+        Err(error)
+    }
+
+    fn block_is_mapped(&self, block: Block<'_>, before: Entry) -> Outcome {
+        block.commit(mapped_block());
+        self.stats
+            .moved(Self::site(before.state()), Site::Host, BLOCK_PAGES);
+        Outcome::Resolved { along: ALONG }
+    }
+
+    /// Takes a mapped block out of the guest's reach, into the arena; returns the pages that left.
+    pub(super) fn expel_block(&self, number: u64) -> Result<usize, FaultError> {
+        let Some(block) = self.table.try_lock_block(number) else {
+            return Ok(0);
+        };
+        let entry = block.entry();
+        if entry.state() != State::Mapped || entry.flags().has(Flags::PINNED) {
+            return Ok(0);
+        }
+        let Some(empty) = self.arena.take_empty_block() else {
+            return Ok(0);
+        };
+        let moved = self.mmu.unmap(block.start(), empty.address(), BLOCK_PAGES);
+        if let Some(obstacle) = moved.stopped {
+            if moved.pages > 0 {
+                let back = self.map_patiently(empty.address(), block.start(), moved.pages);
+                if let Some(obstacle) = back.stopped {
+                    return Err(FaultError::Mmu {
+                        page: block.start().add(back.pages as u64),
+                        obstacle,
+                    });
+                }
+            }
+            Stats::one(&self.stats.busy);
+            return match obstacle {
+                Obstacle::Busy => Ok(0),
+                _ => Err(FaultError::Mmu {
+                    page: block.start().add(moved.pages as u64),
+                    obstacle,
+                }),
+            };
+        }
+        if let Some(frames) = empty.arrived(BLOCK_PAGES) {
+            block.commit(Entry::held(Place::RAM, frames.keep(), entry.flags()));
+        }
+        self.staged.push(Victims::Block(number), BLOCK_PAGES);
+        self.stats.moved(Site::Host, Site::Staged, BLOCK_PAGES);
+        Ok(BLOCK_PAGES)
+    }
+
+    /// Passes a staged block on to the first tier that has room for it, whole if it can be; returns the
+    /// pages that left the arena.
+    pub(super) fn pass_on_block(&self, number: u64, only: Option<u8>) -> Result<usize, NoRoom> {
+        let Some(block) = self.table.try_lock_block(number) else {
+            return Ok(0);
+        };
+        let entry = block.entry();
+        let State::Held(Place {
+            hnode: Place::RAM,
+            frame,
+        }) = entry.state()
+        else {
+            return Ok(0);
+        };
+        let mut frames = self.arena.kept(frame, BLOCK_PAGES, Unit::Block);
+        if is_zero(frames.bytes_mut()) {
+            block.commit(Entry::new(State::Untouched, Flags::NONE));
+            self.stats.moved(Site::Host, Site::Zero, BLOCK_PAGES);
+        } else if let Some(place) = self.store_block(frames.bytes_mut(), only) {
+            block.commit(Entry::new(State::Held(place), entry.flags()));
+            self.stats
+                .moved(Site::Host, Site::Tier(place.hnode), BLOCK_PAGES);
+        } else if let Some(entries) = self.store_scattered(frames.bytes_mut(), only) {
+            for entry in &entries {
+                self.stats.moved(Site::Host, Self::site(entry.state()), 1);
+            }
+            block.split_into(|index| entries[index]);
+        } else {
+            frames.keep();
+            return Err(NoRoom::Full);
+        }
+        self.staged.less(BLOCK_PAGES);
+        Ok(BLOCK_PAGES)
+    }
+
+    /// Stores a block whole in the first tier that can hold it.
+    pub(super) fn store_block(&self, bytes: &[u8], only: Option<u8>) -> Option<Place> {
+        self.candidates(only)
+            .filter(|(_, tier)| tier.capabilities().blocks)
+            .find_map(|(hnode, tier)| match tier.store(bytes) {
+                Ok(frame) => Some(Place { hnode, frame }),
+                Err(error) => {
+                    self.note(&error);
+                    None
+                }
+            })
+    }
+
+    /// Stores a block's pages one by one wherever there is room: all of them, or none.
+    pub(super) fn store_scattered(&self, bytes: &[u8], only: Option<u8>) -> Option<Vec<Entry>> {
+        let mut entries = Vec::with_capacity(BLOCK_PAGES);
+        for page in bytes.chunks_exact(PAGE_SIZE) {
+            let entry = if is_zero(page) {
+                Some(Entry::new(State::Untouched, Flags::NONE))
+            } else {
+                self.candidates(only)
+                    .find_map(|(hnode, tier)| match tier.store(page) {
+                        Ok(frame) => Some(Entry::held(hnode, frame, Flags::NONE)),
+                        Err(error) => {
+                            self.note(&error);
+                            None
+                        }
+                    })
+            };
+            let Some(entry) = entry else {
+                for entry in entries {
+                    self.free(entry);
+                }
+                return None;
+            };
+            entries.push(entry);
+        }
+        Some(entries)
+    }
+
+    /// Frees the tier's frame of a page that is held in one.
+    fn free(&self, entry: Entry) {
+        if let State::Held(place) = entry.state() {
+            self.tier(place.hnode).free(place.frame, Unit::Page);
+        }
+    }
+}
+
+fn mapped_block() -> Entry {
+    Entry::new(State::Mapped, Flags::DIRTY.with(Flags::ACCESSED))
+}

@@ -1,0 +1,257 @@
+//! Pages come beneath the guest.
+
+use super::fault::bit;
+use super::reclaim::NoRoom;
+use super::{Engine, FaultError, Outcome};
+use crate::hnode::ram::Frames;
+use crate::mmu::{Moved, Obstacle};
+use crate::page::{CLUSTER_PAGES, ClusterNo, PAGE_SIZE, PageNo, Unit, runs};
+use crate::stats::Site;
+use crate::table::lock::Atomic;
+use crate::table::{Entry, Flags, Frame, Guard, Pages, Place, State};
+use std::sync::atomic::AtomicU64;
+
+/// How often a page that the kernel calls busy is tried again.
+const BUSY_ATTEMPTS: u32 = 1000;
+
+impl Engine {
+    /// Brings in `touched`, and those pages of its cluster in `plan` for which there is room without
+    /// making any.
+    pub(super) fn bring(&self, touched: PageNo, plan: u64) -> Result<Outcome, FaultError> {
+        let mut attempt = 0;
+        loop {
+            match self.table.lock(touched) {
+                Guard::Block(block) => match block.entry().state() {
+                    State::Mapped => return Ok(self.there(touched)),
+                    // Staged blocks lie in one frame of 2 MiB, so they come back whole.
+                    State::Held(place) if place.hnode == Place::RAM => {
+                        return self.bring_block(block);
+                    }
+                    _ if self.unit == Unit::Block => return self.bring_block(block),
+                    _ => block.split(),
+                },
+                Guard::Pages(pages) => {
+                    if pages.entry(ClusterNo::index(touched)).state() == State::Mapped {
+                        return Ok(self.there(touched));
+                    }
+                    if self.unit == Unit::Page {
+                        return self.bring_pages(pages, touched, plan);
+                    }
+                    drop(pages);
+                    if let Some(leaf) = self.table.try_lock_leaf(touched.block()) {
+                        return self.bring_leaf(leaf, touched);
+                    }
+                    // Somebody holds one of the pages, for a moment.
+                    AtomicU64::give_way(attempt);
+                    attempt = attempt.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    fn there(&self, page: PageNo) -> Outcome {
+        self.mmu.wake(page, 1);
+        Outcome::There
+    }
+
+    pub(super) fn bring_pages(
+        &self,
+        mut pages: Pages<'_>,
+        touched: PageNo,
+        plan: u64,
+    ) -> Result<Outcome, FaultError> {
+        let own = bit(touched);
+        // What comes along must not make anybody wait for room.
+        if u64::from(plan.count_ones()) <= self.arena.available() {
+            pages.try_add(plan & !own, |_, entry| {
+                matches!(entry.state(), State::Untouched | State::Held(_))
+            });
+        }
+        let mut brought = 0;
+        for (first, length) in runs(pages.mask()) {
+            let mut at = first;
+            while at < first + length {
+                match self.bring_run(&mut pages, at, first + length - at, touched)? {
+                    0 if pages.mask() & own == 0 => {
+                        return Ok(Outcome::Resolved { along: brought - 1 });
+                    }
+                    0 => {
+                        // No frame: let go of everything but the touched page and make room for that.
+                        pages.release(!own);
+                        return self.bring_alone(pages, touched, brought);
+                    }
+                    count => {
+                        brought += count;
+                        at += count;
+                    }
+                }
+            }
+        }
+        Ok(Outcome::Resolved { along: brought - 1 })
+    }
+
+    fn bring_alone(
+        &self,
+        mut pages: Pages<'_>,
+        touched: PageNo,
+        along: usize,
+    ) -> Result<Outcome, FaultError> {
+        loop {
+            match self.make_room(1) {
+                Ok(()) => {}
+                Err(NoRoom::Full) => return Ok(Outcome::Waiting),
+                Err(NoRoom::Failed(error)) => return Err(error),
+            }
+            if self.bring_run(&mut pages, ClusterNo::index(touched), 1, touched)? == 1 {
+                return Ok(Outcome::Resolved { along });
+            }
+        }
+    }
+
+    /// Brings in up to `most` consecutive held pages from index `at` on, as many as lie or fit in
+    /// consecutive frames; 0 if there is no frame.
+    fn bring_run(
+        &self,
+        pages: &mut Pages<'_>,
+        at: usize,
+        most: usize,
+        touched: PageNo,
+    ) -> Result<usize, FaultError> {
+        let entry = pages.entry(at);
+        if let State::Held(Place {
+            hnode: Place::RAM,
+            frame,
+        }) = entry.state()
+        {
+            let together = |i: &usize| {
+                pages.entry(at + i)
+                    == Entry::held(
+                        Place::RAM,
+                        Frame(frame.0 + *i as u64),
+                        pages.entry(at + i).flags(),
+                    )
+            };
+            let count = (0..most).take_while(together).count();
+            let frames = self.arena.kept(frame, count, Unit::Page);
+            // What does not move stays where it is: staged.
+            return self.map(pages, at, frames, touched, |frames| {
+                frames.keep();
+            });
+        }
+        let elsewhere = |i: &usize| Self::site(pages.entry(at + i).state()) != Site::Staged;
+        let count = (0..most).take_while(elsewhere).count();
+        let Some(mut frames) = self.arena.take(count) else {
+            return Ok(0);
+        };
+        self.fill(pages, at, &mut frames)?;
+        self.map(pages, at, frames, touched, drop)
+    }
+
+    /// Fills `frames` with the bytes of the pages from index `at` on, none of them staged.
+    fn fill(
+        &self,
+        pages: &Pages<'_>,
+        at: usize,
+        frames: &mut Frames<'_>,
+    ) -> Result<(), FaultError> {
+        let count = frames.pages();
+        let bytes = frames.bytes_mut();
+        let mut done = 0;
+        while done < count {
+            let rest = &mut bytes[done * PAGE_SIZE..];
+            let State::Held(Place { hnode, .. }) = pages.entry(at + done).state() else {
+                rest[..PAGE_SIZE].fill(0);
+                done += 1;
+                continue;
+            };
+            let mut sources = [Frame(0); CLUSTER_PAGES];
+            let mut together = 0;
+            while done + together < count {
+                match pages.entry(at + done + together).state() {
+                    State::Held(place) if place.hnode == hnode => sources[together] = place.frame,
+                    _ => break,
+                }
+                together += 1;
+            }
+            let tier = self.tier(hnode);
+            tier.load_pages(&sources[..together], &mut rest[..together * PAGE_SIZE])
+                .map_err(|source| {
+                    let page = pages.cluster().page(at + done);
+                    FaultError::Load {
+                        page,
+                        tier: tier.name().to_owned(),
+                        source,
+                    }
+                })?;
+            done += together;
+        }
+        Ok(())
+    }
+
+    /// Moves `frames` beneath the guest at the pages from index `at` on, commits what moved, and frees
+    /// where it was; `leave` gets what did not move.
+    fn map<'a>(
+        &self,
+        pages: &mut Pages<'_>,
+        at: usize,
+        frames: Frames<'a>,
+        touched: PageNo,
+        leave: impl FnOnce(Frames<'a>),
+    ) -> Result<usize, FaultError> {
+        let (start, count) = (pages.cluster().page(at), frames.pages());
+        let moved = self.map_patiently(frames.address(), start, count);
+        for index in at..at + moved.pages {
+            let entry = pages.entry(index);
+            let mut flags = entry
+                .flags()
+                .without(Flags::WILL_NEED)
+                .without(Flags::ACCESSED);
+            if pages.cluster().page(index) == touched {
+                flags = flags.with(Flags::ACCESSED);
+            }
+            pages.commit(index, Entry::new(State::Mapped, flags.with(Flags::DIRTY)));
+            match entry.state() {
+                State::Held(Place {
+                    hnode: Place::RAM, ..
+                }) => self.staged.less(1),
+                State::Held(place) => self.tier(place.hnode).free(place.frame, Unit::Page),
+                _ => {}
+            }
+            self.stats.moved(Self::site(entry.state()), Site::Host, 1);
+        }
+        if let Some(rest) = frames.departed(moved.pages) {
+            leave(rest);
+        }
+        match moved.stopped {
+            None => Ok(moved.pages),
+            Some(obstacle) => Err(FaultError::Mmu {
+                page: start.add(moved.pages as u64),
+                obstacle,
+            }),
+        }
+    }
+
+    /// As [`Mmu::map`](crate::mmu::Mmu::map), coming back to what is busy.
+    pub(super) fn map_patiently(
+        &self,
+        slot: crate::mmu::HostAddress,
+        page: PageNo,
+        pages: usize,
+    ) -> Moved {
+        let mut done = 0;
+        let mut attempt = 0;
+        loop {
+            let from = crate::mmu::HostAddress(slot.0 + done * PAGE_SIZE);
+            let moved = self.mmu.map(from, page.add(done as u64), pages - done);
+            done += moved.pages;
+            if moved.stopped != Some(Obstacle::Busy) || attempt == BUSY_ATTEMPTS {
+                return Moved {
+                    pages: done,
+                    stopped: moved.stopped,
+                };
+            }
+            AtomicU64::give_way(attempt);
+            attempt += 1;
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The engine: one verb, migrate.
+//!
+//! A fault, a prefetch, an eviction, a demotion are all a migration of a page or block from where it is
+//! to where it is wanted, in the same steps: lock the entry; take it out of the accessor's reach; bring
+//! the bytes to the new frame; give it to the accessor; commit the entry; let the old frame go. A failure
+//! before the commit leaves the page where it was, with its bytes: guards, frames and slots give back
+//! what they hold when they are dropped.
+//!
+//! | file | moves |
+//! |---|---|
+//! | `bring` | pages beneath the guest, from wherever they are |
+//! | `block` | blocks of 2 MiB, in and out |
+//! | `expel` | pages out of the guest's reach into the arena: *staged* |
+//! | `pass_on` | staged pages into the first tier that has room |
+//! | `demote` | pages of a tier that fills into those below it |
+//! | `reclaim` | decides when, by watermarks |
+//!
+//! # Invariants
+//!
+//! - A page has one owner: its bytes are beneath the guest, or in the one frame that its entry names, or
+//!   nowhere (it reads as zeros). [`Engine::audit`] checks this.
+//! - Frames of host RAM exist within the budget, except while [`Engine::release_waiters`] ends the microVM.
+//! - Nobody waits for an entry's lock while holding another. A fault waits for its own page only.
+
+mod audit;
+mod block;
+mod bring;
+mod demote;
+mod expel;
+mod fault;
+mod gate;
+mod migrate;
+mod pass_on;
+mod reclaim;
+mod snapshot;
+mod waiting;
+
+pub use audit::Audit;
+pub use fault::{FaultError, Faults, Outcome};
+pub use gate::Quiesced;
+pub use migrate::{Destination, MigrateError, Migrated};
+pub use snapshot::{Snapshot, TierSnapshot};
+pub use waiting::Stalls;
+
+use crate::hnode::Hnode;
+use crate::hnode::ram::Arena;
+use crate::mmu::Mmu;
+use crate::page::{BLOCK_PAGES, PAGE_SIZE, PageNo, PageRange, Unit};
+use crate::policy::{Clock, Eviction, Prefetch, Streams};
+use crate::stats::{Site, Stats};
+use crate::table::{Entry, Flags, Guard, LogicalPageTable, State};
+use std::sync::Arc;
+
+/// What an engine is made of.
+pub struct Config {
+    /// The guest's RAM, as ranges of guest frames.
+    pub ram: Vec<PageRange>,
+    /// The unit in which a touched page comes in.
+    pub unit: Unit,
+    /// The arena, with the host budget.
+    pub arena: Arena,
+    /// Where pages go that do not fit the budget, nearest first. At most 15.
+    pub tiers: Vec<Box<dyn Hnode>>,
+    /// Lets the guest's RAM be larger than what host and tiers certainly hold.
+    pub overcommit: bool,
+}
+
+/// Why an engine cannot be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Memory is larger than its tiers.
+    #[error(
+        "guest memory of {memory} bytes is larger than the {capacity} bytes that its tiers certainly hold \
+         (host {host} less a reserve of {reserve} for turning, other tiers {tiers}); make a tier larger or \
+         memory smaller, or give overcommit=allow"
+    )]
+    Capacity {
+        /// Guest memory, bytes.
+        memory: u64,
+        /// What all tiers certainly hold, bytes.
+        capacity: u64,
+        /// The host budget, bytes.
+        host: u64,
+        /// Part of the host budget that is kept for exchanging pages between full tiers, bytes.
+        reserve: u64,
+        /// What the tiers below the host certainly hold, bytes.
+        tiers: u64,
+    },
+    /// The host budget is too small to turn pages over.
+    #[error("a host budget of {found} bytes is too small: at least {least} bytes are needed")]
+    Budget {
+        /// The budget, bytes.
+        found: u64,
+        /// The least, bytes.
+        least: u64,
+    },
+    /// More tiers than an entry can name.
+    #[error("{0} tiers are too many: at most 15")]
+    Tiers(usize),
+}
+
+/// Moves the pages of one address space.
+///
+/// Shared by fault handlers ([`Engine::faults`], one for each thread), one background thread
+/// ([`Engine::run_background`]), and whoever controls the microVM.
+pub struct Engine {
+    table: LogicalPageTable,
+    ram: Vec<PageRange>,
+    unit: Unit,
+    arena: Arena,
+    tiers: Vec<Box<dyn Hnode>>,
+    mmu: Arc<dyn Mmu>,
+    eviction: Box<dyn Eviction>,
+    staged: expel::Staged,
+    waiting: waiting::Waiting,
+    gate: gate::Gate,
+    reclaim: reclaim::Reclaim,
+    demotion: demote::Demotion,
+    stats: Stats,
+    overcommit: bool,
+}
+
+/// Pages of the host budget that are not counted as room for guest memory: full tiers exchange pages
+/// through them.
+pub const fn reserve_pages(unit: Unit) -> u64 {
+    match unit {
+        Unit::Page => 128,
+        Unit::Block => 2 * BLOCK_PAGES as u64,
+    }
+}
+
+/// The smallest host budget, pages.
+pub const fn least_budget_pages(unit: Unit) -> u64 {
+    match unit {
+        Unit::Page => 256,
+        Unit::Block => 4 * BLOCK_PAGES as u64,
+    }
+}
+
+impl Engine {
+    /// An engine for an address space of which nothing is present yet ([`Engine::adopt`] tells it what
+    /// is).
+    pub fn new(config: Config, mmu: Arc<dyn Mmu>) -> Result<Self, ConfigError> {
+        let Config {
+            ram,
+            unit,
+            arena,
+            tiers,
+            overcommit,
+        } = config;
+        if tiers.len() > 15 {
+            return Err(ConfigError::Tiers(tiers.len()));
+        }
+        let end = ram.iter().map(|range| range.end().0).max().unwrap_or(0);
+        let engine = Self {
+            table: LogicalPageTable::new(PageNo(end)),
+            ram,
+            unit,
+            eviction: Box::new(Clock::default()),
+            staged: expel::Staged::default(),
+            waiting: waiting::Waiting::default(),
+            gate: gate::Gate::default(),
+            reclaim: reclaim::Reclaim::default(),
+            demotion: demote::Demotion::new(tiers.len()),
+            stats: Stats::default(),
+            arena,
+            tiers,
+            mmu,
+            overcommit,
+        };
+        engine.check_budget(engine.arena.cap())?;
+        Ok(engine)
+    }
+
+    /// The unit in which a touched page comes in.
+    pub fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    /// The arena's address range, to be registered with the guest's userfaultfd.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Pages of guest memory.
+    pub fn memory_pages(&self) -> u64 {
+        self.ram.iter().map(|range| range.pages).sum()
+    }
+
+    /// Whether `page` is guest RAM.
+    pub fn is_ram(&self, page: PageNo) -> bool {
+        self.ram.iter().any(|range| range.contains(page))
+    }
+
+    /// A fault handler, for one thread.
+    pub fn faults(&self) -> Faults<'_> {
+        self.faults_with(Box::new(Streams::default()))
+    }
+
+    /// A fault handler with a prefetcher of the caller's.
+    pub fn faults_with(&self, prefetch: Box<dyn Prefetch>) -> Faults<'_> {
+        Faults::new(self, prefetch)
+    }
+
+    /// Takes over pages that are present beneath the guest. `whole_blocks` are block-aligned ranges of
+    /// 2 MiB frames.
+    ///
+    /// Call it before any fault is handled, while no vCPU runs. More than the budget may be adopted; the
+    /// background thread then evicts the excess.
+    pub fn adopt(&self, present: &[PageRange], whole_blocks: &[PageRange]) {
+        let mapped = Entry::new(State::Mapped, Flags::DIRTY);
+        for range in whole_blocks {
+            for first in (range.start.0..range.end().0).step_by(BLOCK_PAGES) {
+                if let Guard::Block(block) = self.table.lock(PageNo(first)) {
+                    block.commit(mapped);
+                    self.arena.adopt(BLOCK_PAGES as u64);
+                }
+            }
+        }
+        for page in present.iter().flat_map(PageRange::iter) {
+            if let Guard::Block(block) = self.table.lock(page) {
+                block.split();
+            }
+            if let Guard::Pages(mut pages) = self.table.lock(page) {
+                let index = crate::page::ClusterNo::index(page);
+                if pages.entry(index).state() == State::Untouched {
+                    pages.commit(index, mapped);
+                    self.arena.adopt(1);
+                }
+            }
+        }
+        self.wake_background();
+    }
+
+    /// Changes the host budget, in pages, while the guest runs.
+    ///
+    /// Raising it lets waiting faults go on at once. Lowering it returns at once; the background thread
+    /// evicts the excess. Refused if guest memory would then not fit, unless overcommit is allowed.
+    pub fn set_budget(&self, pages: u64) -> Result<(), ConfigError> {
+        self.check_budget(pages)?;
+        let _passing = self.gate.pass();
+        self.arena.set_cap(pages);
+        self.wake_background();
+        Ok(())
+    }
+
+    fn check_budget(&self, host: u64) -> Result<(), ConfigError> {
+        let bytes = |pages: u64| pages * PAGE_SIZE as u64;
+        let least = least_budget_pages(self.unit);
+        if host < least {
+            return Err(ConfigError::Budget {
+                found: bytes(host),
+                least: bytes(least),
+            });
+        }
+        let memory = self.memory_pages();
+        let reserve = reserve_pages(self.unit);
+        let tiers: u64 = self.tiers.iter().map(|tier| tier.guaranteed_pages()).sum();
+        let capacity = host - reserve + tiers;
+        if memory > capacity && !self.overcommit {
+            return Err(ConfigError::Capacity {
+                memory: bytes(memory),
+                capacity: bytes(capacity),
+                host: bytes(host),
+                reserve: bytes(reserve),
+                tiers: bytes(tiers),
+            });
+        }
+        Ok(())
+    }
+
+    /// The tier that an entry's hnode number (1 and up) names.
+    fn tier(&self, hnode: u8) -> &dyn Hnode {
+        &*self.tiers[usize::from(hnode) - 1]
+    }
+
+    /// Where an entry in this state is counted.
+    fn site(state: State) -> Site {
+        match state {
+            State::Held(place) if place.hnode == crate::table::Place::RAM => Site::Staged,
+            State::Held(place) => Site::Tier(place.hnode),
+            State::Mapped => Site::Host,
+            _ => Site::Zero,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! How things stand, in numbers.
+
+use super::Engine;
+use crate::hnode::Kind;
+use crate::page::PAGE_SIZE;
+use crate::stats::{Flow, LatencySummary, Site};
+use std::sync::atomic::Ordering::Relaxed;
+
+/// A tier's numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TierSnapshot {
+    /// Its name in reports.
+    pub name: String,
+    /// Its kind.
+    pub kind: Kind,
+    /// Bytes it may use.
+    pub capacity_bytes: u64,
+    /// Bytes it uses.
+    pub used_bytes: u64,
+    /// The most it ever used.
+    pub peak_bytes: u64,
+    /// Guest pages it holds.
+    pub pages: u64,
+}
+
+/// An engine's numbers at one moment; not of one instant while pages move.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Guest memory, bytes.
+    pub memory_bytes: u64,
+    /// What the engine keeps about it, bytes.
+    pub metadata_bytes: u64,
+    /// The host first, then the tiers in their order.
+    pub tiers: Vec<TierSnapshot>,
+    /// Latency from learning of a fault to waking who waited.
+    pub faults: LatencySummary,
+    /// Pages that came along with a touched one.
+    pub prefetched_pages: u64,
+    /// Of those, pages that a stream of touches went past later.
+    pub prefetch_used_pages: u64,
+    /// What moved where.
+    pub flows: Vec<Flow>,
+    /// Faults that wait for room now.
+    pub waiting: usize,
+    /// Faults that ever waited for room.
+    pub stalls: u64,
+    /// Writes to a tier that failed.
+    pub store_errors: u64,
+}
+
+impl Engine {
+    /// The numbers now.
+    pub fn snapshot(&self) -> Snapshot {
+        let page = PAGE_SIZE as u64;
+        let host = TierSnapshot {
+            name: Kind::Host.to_string(),
+            kind: Kind::Host,
+            capacity_bytes: self.arena.cap() * page,
+            used_bytes: self.arena.existing() * page,
+            peak_bytes: self.arena.peak() * page,
+            pages: self.arena.existing() - self.arena.free_frames().min(self.arena.existing()),
+        };
+        let others = self.tiers.iter().map(|tier| {
+            let usage = tier.usage();
+            TierSnapshot {
+                name: tier.name().to_owned(),
+                kind: tier.kind(),
+                capacity_bytes: usage.capacity_bytes,
+                used_bytes: usage.used_bytes,
+                peak_bytes: usage.peak_bytes,
+                pages: usage.pages,
+            }
+        });
+        Snapshot {
+            memory_bytes: self.memory_pages() * page,
+            metadata_bytes: self.table.metadata_bytes() + self.arena.metadata_bytes(),
+            tiers: std::iter::once(host).chain(others).collect(),
+            faults: self.stats.latency(),
+            prefetched_pages: self.stats.prefetched.load(Relaxed),
+            prefetch_used_pages: self.stats.prefetch_used.load(Relaxed),
+            flows: self.stats.flows(),
+            waiting: self.stalls().waiting,
+            stalls: self.stats.stalls.load(Relaxed),
+            store_errors: self.stats.store_errors.load(Relaxed),
+        }
+    }
+
+    /// The name of a site in reports.
+    pub fn site_name(&self, site: Site) -> &str {
+        match site {
+            Site::Zero => "zero",
+            Site::Staged => "staged",
+            Site::Host => "host",
+            Site::Tier(n) => self
+                .tiers
+                .get(usize::from(n) - 1)
+                .map_or("?", |tier| tier.name()),
+        }
+    }
+}

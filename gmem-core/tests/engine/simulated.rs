@@ -1,0 +1,265 @@
+//! Parts for engines without a guest: an MMU that copies, and a tier and MMU that fail on demand.
+
+use gmem_core::engine::{Config, Engine};
+use gmem_core::hnode::hbm::Hbm;
+use gmem_core::hnode::link::Link;
+use gmem_core::hnode::ram::Arena;
+use gmem_core::hnode::zip::Zip;
+use gmem_core::hnode::{Capabilities, Frame, Hnode, Kind, LoadError, StoreError, Usage};
+use gmem_core::mmu::{HostAddress, Mmu, Moved, Obstacle};
+use gmem_core::page::{PAGE_SIZE, PageNo, PageRange, Unit};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Fails once, after so many successes; negative: never.
+#[derive(Debug)]
+pub struct Fuse(AtomicI64);
+
+impl Fuse {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicI64::new(-1)))
+    }
+
+    pub fn fail_after(&self, successes: i64) {
+        self.0.store(successes, Ordering::SeqCst);
+    }
+
+    pub fn never(&self) {
+        self.fail_after(-1);
+    }
+
+    fn blows(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::SeqCst) == 0
+    }
+}
+
+/// A guest's memory, reached by copies where the real one moves frames.
+#[derive(Debug)]
+pub struct Guest {
+    pages: Mutex<HashMap<PageNo, Box<[u8; PAGE_SIZE]>>>,
+    pub woken: Mutex<Vec<PageNo>>,
+    /// Pages that somebody else has pinned.
+    pub busy: Mutex<HashSet<PageNo>>,
+    pub map_fuse: Arc<Fuse>,
+    pub unmap_fuse: Arc<Fuse>,
+}
+
+const BROKEN: Obstacle = Obstacle::Failed(5);
+
+impl Guest {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            pages: Mutex::default(),
+            woken: Mutex::default(),
+            busy: Mutex::default(),
+            map_fuse: Fuse::new(),
+            unmap_fuse: Fuse::new(),
+        })
+    }
+
+    /// The first word of a present page.
+    pub fn read(&self, page: PageNo) -> Option<u64> {
+        let pages = self.pages.lock().unwrap();
+        pages.get(&page).map(|bytes| {
+            let word = u64::from_ne_bytes(bytes[..8].try_into().unwrap());
+            for (at, byte) in bytes.iter().enumerate().skip(8) {
+                assert_eq!(
+                    *byte,
+                    fill_byte(word, at),
+                    "{page}: byte {at} is not of the same write"
+                );
+            }
+            word
+        })
+    }
+
+    /// Fills a page, present or not (as an access that has been resolved would).
+    pub fn write(&self, page: PageNo, word: u64) {
+        let mut bytes = Box::new([0; PAGE_SIZE]);
+        bytes[..8].copy_from_slice(&word.to_ne_bytes());
+        for (at, byte) in bytes.iter_mut().enumerate().skip(8) {
+            *byte = fill_byte(word, at);
+        }
+        self.pages.lock().unwrap().insert(page, bytes);
+    }
+}
+
+/// Zeros for word 0; one value throughout for words below 8; else bytes that compress to about a half.
+fn fill_byte(word: u64, at: usize) -> u8 {
+    match word {
+        0 => 0,
+        1..8 => word.to_ne_bytes()[at % 8],
+        _ if at.is_multiple_of(2) => word as u8,
+        _ => {
+            (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (at % 56)) as u8
+                ^ (at as u8).wrapping_mul(37)
+        }
+    }
+}
+
+impl Mmu for Guest {
+    fn map(&self, slot: HostAddress, page: PageNo, pages: usize) -> Moved {
+        for done in 0..pages {
+            if self.map_fuse.blows() {
+                return Moved {
+                    pages: done,
+                    stopped: Some(BROKEN),
+                };
+            }
+            // SAFETY: the engine owns the slots that it names and has filled them.
+            let bytes = unsafe { *((slot.0 + done * PAGE_SIZE) as *const [u8; PAGE_SIZE]) };
+            let mut present = self.pages.lock().unwrap();
+            if present.contains_key(&page.add(done as u64)) {
+                return Moved {
+                    pages: done,
+                    stopped: Some(Obstacle::Present),
+                };
+            }
+            present.insert(page.add(done as u64), Box::new(bytes));
+        }
+        Moved {
+            pages,
+            stopped: None,
+        }
+    }
+
+    fn unmap(&self, page: PageNo, slot: HostAddress, pages: usize) -> Moved {
+        for done in 0..pages {
+            let page = page.add(done as u64);
+            if self.unmap_fuse.blows() {
+                return Moved {
+                    pages: done,
+                    stopped: Some(BROKEN),
+                };
+            }
+            if self.busy.lock().unwrap().contains(&page) {
+                return Moved {
+                    pages: done,
+                    stopped: Some(Obstacle::Busy),
+                };
+            }
+            let Some(bytes) = self.pages.lock().unwrap().remove(&page) else {
+                return Moved {
+                    pages: done,
+                    stopped: Some(Obstacle::Absent),
+                };
+            };
+            // SAFETY: the engine owns the slots that it names, empty.
+            unsafe { *((slot.0 + done * PAGE_SIZE) as *mut [u8; PAGE_SIZE]) = *bytes }
+        }
+        Moved {
+            pages,
+            stopped: None,
+        }
+    }
+
+    fn wake(&self, page: PageNo, _: usize) {
+        self.woken.lock().unwrap().push(page);
+    }
+}
+
+/// A tier that fails when its fuses blow.
+pub struct Flaky {
+    pub inner: Box<dyn Hnode>,
+    pub store_fuse: Arc<Fuse>,
+    pub load_fuse: Arc<Fuse>,
+}
+
+fn failure() -> std::io::Error {
+    std::io::Error::other("injected")
+}
+
+impl Hnode for Flaky {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn kind(&self) -> Kind {
+        self.inner.kind()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn usage(&self) -> Usage {
+        self.inner.usage()
+    }
+
+    fn guaranteed_pages(&self) -> u64 {
+        self.inner.guaranteed_pages()
+    }
+
+    fn free_pages(&self) -> u64 {
+        self.inner.free_pages()
+    }
+
+    fn store(&self, bytes: &[u8]) -> Result<Frame, StoreError> {
+        if self.store_fuse.blows() {
+            return Err(failure().into());
+        }
+        self.inner.store(bytes)
+    }
+
+    fn load(&self, frame: Frame, into: &mut [u8]) -> Result<(), LoadError> {
+        if self.load_fuse.blows() {
+            // What was there is overwritten in part before the device fails.
+            let half = into.len() / 2;
+            into[..half].fill(0xee);
+            return Err(failure().into());
+        }
+        self.inner.load(frame, into)
+    }
+
+    fn free(&self, frame: Frame, unit: Unit) {
+        self.inner.free(frame, unit);
+    }
+}
+
+pub fn hbm(pages: u64) -> Box<dyn Hnode> {
+    Box::new(Hbm::new("hbm", pages * PAGE_SIZE as u64, Link::new(0.0, 0.0)).unwrap())
+}
+
+pub fn zip(bytes: u64) -> Box<dyn Hnode> {
+    Box::new(Zip::new("zip", bytes).unwrap())
+}
+
+pub struct Bench {
+    pub engine: Engine,
+    pub guest: Arc<Guest>,
+}
+
+/// An engine over `memory` pages with a budget of `host` pages.
+pub fn bench(memory: u64, host: u64, unit: Unit, tiers: Vec<Box<dyn Hnode>>) -> Bench {
+    bench_with(memory, host, unit, tiers, false).unwrap()
+}
+
+pub fn bench_with(
+    memory: u64,
+    host: u64,
+    unit: Unit,
+    tiers: Vec<Box<dyn Hnode>>,
+    overcommit: bool,
+) -> Result<Bench, gmem_core::engine::ConfigError> {
+    let guest = Guest::new();
+    let config = Config {
+        ram: vec![PageRange::new(PageNo(0), memory)],
+        unit,
+        arena: Arena::new(host, unit).unwrap(),
+        tiers,
+        overcommit,
+    };
+    Ok(Bench {
+        engine: Engine::new(config, guest.clone())?,
+        guest,
+    })
+}
+
+impl Bench {
+    pub fn audit(&self) -> gmem_core::engine::Audit {
+        let audit = self.engine.audit(&self.engine.quiesce());
+        assert_eq!(audit.contradictions, Vec::<String>::new());
+        audit
+    }
+}
