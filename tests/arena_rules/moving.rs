@@ -10,26 +10,41 @@ use crate::support::{Rig, assert_filled, fill, get, open, put, reserve, resident
 const REFUSED: Obstacle = Obstacle::Failed(libc::EINVAL);
 
 #[test]
-fn a_move_between_differently_registered_ranges_is_refused() {
+fn a_move_to_a_range_of_another_userfaultfd_or_of_none_is_refused() {
     let one = open(Reading::Polled, Features::default());
     let other = open(Reading::Polled, Features::default());
     let guest = reserve(1, Backing::Small);
     let arena = reserve(1, Backing::Small);
     put(arena.start(), 3);
     let bring = || one.move_pages(guest.start(), arena.start(), PAGE_SIZE, Waking::Now);
+    let evict = || one.move_pages(arena.start(), guest.start(), PAGE_SIZE, Waking::Now);
 
+    assert_eq!(bring(), stopped(0, REFUSED), "guest not registered");
     one.register(guest.start(), guest.len(), Mode::MissingAndWriteProtect)
         .expect("register");
-    assert_eq!(bring(), stopped(0, REFUSED), "arena not registered");
+    // Newer kernels look at the destination's registration only. That suffices to bring pages, and would
+    // be found out at the first eviction.
+    let mut brought = bring();
+    if brought == stopped(0, REFUSED) {
+        println!("this kernel wants the source of a move registered as well");
+        one.register(arena.start(), arena.len(), Mode::WriteProtect)
+            .expect("register");
+        brought = bring();
+        one.unregister(arena.start(), arena.len())
+            .expect("unregister");
+    }
+    assert_eq!(brought, whole(1));
+    assert_eq!(evict(), stopped(0, REFUSED), "arena not registered");
     other
         .register(arena.start(), arena.len(), Mode::WriteProtect)
         .expect("register");
-    assert_eq!(bring(), stopped(0, REFUSED), "arena of another userfaultfd");
+    assert_eq!(evict(), stopped(0, REFUSED), "arena of another userfaultfd");
     other
         .unregister(arena.start(), arena.len())
         .expect("unregister");
     one.register(arena.start(), arena.len(), Mode::WriteProtect)
         .expect("register");
+    assert_eq!(evict(), whole(1));
     assert_eq!(bring(), whole(1));
     assert_eq!(get(guest.start()), 3);
 }

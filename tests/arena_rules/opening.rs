@@ -5,7 +5,12 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 
-use gmem_vmm::memory::userfault::{Features, OpenError, Reading, Userfault};
+use gmem_core::page::PAGE_SIZE;
+use gmem_vmm::memory::reserve::Backing;
+use gmem_vmm::memory::userfault::{Features, Mode, OpenError, Reading, Userfault, Waking};
+
+use crate::kernel_mode::write_to_pipe;
+use crate::support::{self, Access, next_event, put, reserve, whole};
 
 const NOBODY: libc::c_long = 65_534;
 
@@ -88,6 +93,27 @@ fn without_permission_the_message_names_every_remedy() {
     in_a_thread(|| {
         drop_capabilities_and_user();
         assert_opens_as_far_as_permitted();
+    });
+}
+
+#[test]
+fn what_was_opened_before_privileges_dropped_serves_the_kernels_faults_after() {
+    in_a_thread(|| {
+        let uffd = support::open(Reading::Polled, Features::default());
+        drop_capabilities_and_user();
+        let guest: &'static _ = Box::leak(Box::new(reserve(1, Backing::Small)));
+        let arena = reserve(1, Backing::Small);
+        uffd.register(guest.start(), guest.len(), Mode::MissingAndWriteProtect)
+            .expect("register");
+        uffd.register(arena.start(), arena.len(), Mode::WriteProtect)
+            .expect("register");
+        let access = Access::start(|| write_to_pipe(guest.start()));
+        assert_eq!(next_event(&uffd).address, guest.start());
+        put(arena.start(), 0x0102_0304);
+        let moved = uffd.move_pages(guest.start(), arena.start(), PAGE_SIZE, Waking::Now);
+        assert_eq!(moved, whole(1));
+        let bytes = access.result().expect("write");
+        assert_eq!(bytes[..5], [4, 3, 2, 1, 0]);
     });
 }
 

@@ -1,9 +1,8 @@
 //! What the tests share: an armed pair of guest RAM and arena, accesses in threads of their own, and looks at
 //! what the kernel really has.
 
-use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
-use std::sync::RwLock;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Once, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,8 @@ use gmem_vmm::memory::userfault::{Event, Features, Mode, Reading, Userfault, Wak
 
 /// How long something that must happen may take on a loaded machine.
 pub const DEADLINE: Duration = Duration::from_secs(20);
+/// How long all the tests may take: they need less than a second.
+const HANG: Duration = Duration::from_secs(300);
 /// How long something that must not happen is watched.
 pub const WATCH: Duration = Duration::from_millis(50);
 
@@ -28,7 +29,16 @@ pub struct Rig {
     pub arena: Reservation,
 }
 
+/// Opens a userfaultfd as gmem does. From the first one on a hang is a failure, not a hang.
 pub fn open(reading: Reading, more: Features) -> Userfault {
+    static WATCHDOG: Once = Once::new();
+    WATCHDOG.call_once(|| {
+        std::thread::spawn(|| {
+            std::thread::sleep(HANG);
+            eprintln!("a test waits for a page that nobody brings, since more than {HANG:?}");
+            std::process::exit(101);
+        });
+    });
     Userfault::open_with(reading, more)
         .unwrap_or_else(|error| panic!("these tests need userfaultfd with MOVE: {error}"))
 }
@@ -56,7 +66,17 @@ impl Rig {
         rig.uffd
             .register(arena.start(), arena.len(), Mode::WriteProtect)
             .expect("register the arena");
-        Box::leak(Box::new(rig))
+        let rig = Box::leak(Box::new(rig));
+        rig.assert_arena_raises_no_events();
+        rig
+    }
+
+    /// Tests write to the arena from the thread that would have to answer an event.
+    fn assert_arena_raises_no_events(&self) {
+        let (start, len) = (self.arena.start(), self.arena.len());
+        Access::start(move || put(start, 0)).result();
+        assert!(!self.has_event(), "creating an arena slot raised an event");
+        self.arena.discard(0, len).expect("discard");
     }
 
     /// Address of a guest page.
@@ -173,6 +193,10 @@ impl<T: Send + 'static> Access<T> {
         self.0.join().expect("the access")
     }
 
+    pub fn is_over(&self) -> bool {
+        self.0.is_finished()
+    }
+
     /// Checks that the access goes on waiting.
     pub fn assert_waits(&self) {
         std::thread::sleep(WATCH);
@@ -219,7 +243,8 @@ pub fn assert_filled(address: usize, page: usize, seed: u64) {
     }
 }
 
-fn word_of(seed: u64, page: usize, word: usize) -> u64 {
+/// The word at index `word` of the page that [`fill`] wrote as number `page`.
+pub fn word_of(seed: u64, page: usize, word: usize) -> u64 {
     (seed << 32 | (page as u64) << 16 | word as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 

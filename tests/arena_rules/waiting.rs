@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use gmem_core::mmu::Obstacle;
 use gmem_core::page::PAGE_SIZE;
-use gmem_vmm::memory::reserve::Backing;
+use gmem_vmm::memory::reserve::{Backing, Reservation};
 use gmem_vmm::memory::userfault::{
     EVENTS_PER_READ, Event, Features, Mode, Reading, Userfault, Waking,
 };
@@ -52,8 +52,7 @@ fn one_read_returns_many_events_and_one_move_wakes_all_who_wait() {
         .map(|n| {
             let page = rig.page(n);
             Access::start(move || {
-                // SAFETY: `gettid` has no preconditions.
-                threads[n].store(unsafe { libc::gettid() }, Ordering::Release);
+                publish(&threads[n]);
                 get(page)
             })
         })
@@ -76,6 +75,12 @@ fn one_read_returns_many_events_and_one_move_wakes_all_who_wait() {
     for (n, access) in accesses.into_iter().enumerate() {
         assert_eq!(access.result(), 100 + n as u64);
     }
+}
+
+/// Tells the calling thread's number.
+fn publish(thread: &AtomicI32) {
+    // SAFETY: `gettid` has no preconditions.
+    thread.store(unsafe { libc::gettid() }, Ordering::Release);
 }
 
 /// Whether a thread that has told its number sleeps in the kernel.
@@ -116,6 +121,55 @@ fn a_polled_userfaultfd_says_when_there_is_no_event_and_a_blocking_one_waits() {
     uffd.unregister(guest.start(), guest.len())
         .expect("unregister");
     access.result();
+}
+
+#[test]
+fn one_event_wakes_every_blocked_reader() {
+    // Why there is at most one blocked reader for each CPU. A kernel that wakes one only lifts that rule.
+    let uffd: &'static Userfault =
+        Box::leak(Box::new(open(Reading::Blocking, Features::default())));
+    let guest: &'static Reservation = Box::leak(Box::new(reserve(1, Backing::Small)));
+    uffd.register(guest.start(), guest.len(), Mode::MissingAndWriteProtect)
+        .expect("register");
+    let threads: &'static [AtomicI32; 3] = Box::leak(Box::default());
+    let readers: Vec<_> = threads
+        .iter()
+        .map(|thread| {
+            Access::start(move || {
+                publish(thread);
+                uffd.read_events(&mut [Event::default()])
+            })
+        })
+        .collect();
+    let number = |n: usize| threads[n].load(Ordering::Acquire);
+    until("all readers sleep", || (0..3).all(|n| sleeps(number(n))));
+    let before: Vec<_> = (0..3).map(|n| times_slept(number(n))).collect();
+    let access = reading(guest.start());
+    until("one reader has the event, the others slept anew", || {
+        let done = readers.iter().filter(|reader| reader.is_over()).count();
+        let anew = (0..3)
+            .filter(|&n| !readers[n].is_over() && times_slept(number(n)) > before[n])
+            .count();
+        (done, anew) == (1, 2)
+    });
+    // Two more events for the two that are left.
+    let others = [1, 2].map(|n| reading(guest.start() + n * PAGE_SIZE));
+    for reader in readers {
+        assert_eq!(reader.result().expect("an event"), 1);
+    }
+    uffd.unregister(guest.start(), guest.len())
+        .expect("unregister");
+    for access in others.into_iter().chain([access]) {
+        access.result();
+    }
+}
+
+/// How often a thread has given up its CPU to wait.
+fn times_slept(thread: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).ok()?;
+    let key = "voluntary_ctxt_switches:";
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().parse().ok()
 }
 
 #[test]
