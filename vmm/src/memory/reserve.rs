@@ -181,3 +181,53 @@ impl Drop for Reservation {
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_that_are_no_whole_pages_are_refused_with_the_length() {
+        for len in [0, 1, PAGE_SIZE + 1, usize::MAX & !(PAGE_SIZE - 1)] {
+            let error = Reservation::new(len, Backing::Small).expect_err("refused");
+            assert!(matches!(error, ReserveError::Length { len: found } if found == len));
+            assert!(error.to_string().contains(&len.to_string()));
+        }
+    }
+
+    #[test]
+    fn more_than_the_address_space_is_refused_with_a_remedy() {
+        let error = Reservation::new(1 << 60, Backing::Small).expect_err("refused");
+        assert!(matches!(error, ReserveError::System { step: "mmap", .. }));
+        assert!(error.to_string().contains("ulimit -v"), "{error}");
+    }
+
+    #[test]
+    fn reservations_of_any_number_of_pages_start_at_a_block_and_are_zero() {
+        for pages in [1, 511, 512, 513] {
+            let reservation = Reservation::new(pages * PAGE_SIZE, Backing::Small).expect("reserve");
+            assert!(reservation.start().is_multiple_of(BLOCK_SIZE));
+            assert_eq!(reservation.len(), pages * PAGE_SIZE);
+            // SAFETY: the last byte of a live reservation that nobody else knows.
+            let last = unsafe { reservation.as_ptr().add(reservation.len() - 1) };
+            // SAFETY: as above.
+            unsafe { last.write_volatile(last.read_volatile() + 1) };
+            // SAFETY: as above.
+            assert_eq!(unsafe { last.read_volatile() }, 1);
+        }
+    }
+
+    #[test]
+    fn advice_outside_the_reservation_is_refused() {
+        let reservation = Reservation::new(BLOCK_SIZE, Backing::Small).expect("reserve");
+        for (offset, len) in [
+            (BLOCK_SIZE, 1),
+            (PAGE_SIZE, BLOCK_SIZE),
+            (usize::MAX, 2),
+            (1, 1),
+        ] {
+            let error = reservation.discard(offset, len).expect_err("refused");
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        }
+    }
+}
