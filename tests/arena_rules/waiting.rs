@@ -205,6 +205,12 @@ fn an_access_that_waits_while_the_userfaultfd_is_closed_reads_zeros() {
 fn a_lost_page_is_poisoned_and_cannot_be_brought_back() {
     let rig = Rig::new(1, Backing::Small);
     rig.uffd.poison(rig.page(0), 2 * PAGE_SIZE).expect("poison");
+    let marked = rig.runs(rig.page(0), 4);
+    assert_eq!((marked.len(), marked[0].len), (1, 2 * PAGE_SIZE));
+    assert!(
+        marked[0].swapped,
+        "a marker is no page in memory: {marked:?}"
+    );
     put(rig.slot(0), 1);
     assert_eq!(rig.bring(0, 0, 1), stopped(0, Obstacle::Present));
     // A system call that reads the page fails instead of finding wrong bytes.
