@@ -38,8 +38,6 @@ mod walk;
 mod x87;
 
 #[cfg(test)]
-mod against_cpu;
-#[cfg(test)]
 mod testing;
 
 pub use error::Unsupported;

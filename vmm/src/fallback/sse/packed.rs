@@ -48,8 +48,8 @@ pub(super) fn find(mnemonic: Mnemonic) -> Option<fn(u128, u128) -> u128> {
         },
 
         Pmullw => |a, b| words(a, b, u16::wrapping_mul),
-        Pmulhuw => |a, b| words(a, b, |x, y| (u32::from(x) * u32::from(y) >> 16) as u16),
-        Pmulhw => |a, b| words(a, b, |x, y| (signed(x) * signed(y) >> 16) as u16),
+        Pmulhuw => |a, b| words(a, b, |x, y| ((u32::from(x) * u32::from(y)) >> 16) as u16),
+        Pmulhw => |a, b| words(a, b, |x, y| ((signed(x) * signed(y)) >> 16) as u16),
         Pmuludq => |a, b| quads(a, b, |x, y| (x & 0xffff_ffff) * (y & 0xffff_ffff)),
         Pmaddwd => |a, b| doubles(a, b, multiply_add),
         Psadbw => |a, b| quads(a, b, absolute_differences),

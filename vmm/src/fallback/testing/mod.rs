@@ -1,13 +1,17 @@
-//! Guest memory and a vCPU's state for unit tests, without KVM.
+//! Unit tests, without KVM: guest memory and a vCPU's state for them.
+
+mod cpu;
+mod faults;
+mod paging;
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
-use super::machine::{Machine, control};
-use super::physical::{Access, GuestPhysical};
-use super::walk::entry;
+use crate::fallback::machine::{Machine, control};
+use crate::fallback::physical::{Access, GuestPhysical};
+use crate::fallback::walk::entry;
 
 /// Guest-physical memory from address 0.
 pub(super) struct Ram {
@@ -82,7 +86,7 @@ pub(super) fn identity_map(ram: &Ram) {
         ram.set_entry(table, (table + 0x1000) | all);
     }
     for page in 0..512 {
-        ram.set_entry(0x4000 + 8 * page, page * 4096 | all);
+        ram.set_entry(0x4000 + 8 * page, (page * 4096) | all);
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::arch::asm;
 
-use super::machine::{Flow, Fpu, flags};
-use super::testing::{Ram, identity_map, long_mode};
-use super::{dispatch, fetch};
+use super::{Ram, identity_map, long_mode};
+use crate::fallback::machine::{Flow, Fpu, flags};
+use crate::fallback::{dispatch, fetch};
 
 /// Guest-virtual address of [`Inputs::memory`].
 const MEMORY: u64 = 0x10_0000;
