@@ -285,17 +285,9 @@ fn cpl0_code_gets_architectural_results_on_any_kvm() {
     assert_eq!(at(0x58) & 0x8d5, 0, "popcnt clears the flags");
     assert_eq!(at(0x60) >> 18 & 1, 1, "stac");
     assert_eq!(at(0x68) >> 18 & 1, 0, "clac");
-    assert_eq!(
-        [at(0x70), at(0x78)],
-        [3, 4],
-        "cmpxchg16b replaces what matches, once"
-    );
+    assert_eq!([at(0x70), at(0x78)], [3, 4], "cmpxchg16b, match");
     assert_eq!(at(0x80), 1, "ZF of the first cmpxchg16b, then the second");
-    assert_eq!(
-        [at(0x88), at(0x90)],
-        [3, 4],
-        "cmpxchg16b shows what it found"
-    );
+    assert_eq!([at(0x88), at(0x90)], [3, 4], "cmpxchg16b, no match");
     let after_int3 = address_of(&raw const guest_after_int3);
     assert_eq!(at(0x98), after_int3, "int3 saves the next rip");
     assert_eq!(at(0xa0), 2, "error code: write, page not present");

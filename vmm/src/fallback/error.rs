@@ -1,6 +1,6 @@
 //! What an instruction was that could not be finished, and what to do about it.
 
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Mnemonic};
 use thiserror::Error;
 
 use super::fetch::InstructionBytes;
@@ -95,7 +95,7 @@ pub enum Unsupported {
 
 /// Where an instruction stands and what it is, for messages.
 pub(super) struct Place {
-    mnemonic: String,
+    mnemonic: Option<Mnemonic>,
     bytes: InstructionBytes,
     rip: u64,
     cpl: u8,
@@ -105,7 +105,7 @@ impl Place {
     /// The instruction before which `machine` stands, not yet decoded.
     pub(super) fn new(machine: &Machine, bytes: &[u8]) -> Self {
         Self {
-            mnemonic: String::from("fetch"),
+            mnemonic: None,
             bytes: InstructionBytes::new(bytes),
             rip: machine.regs.rip,
             cpl: machine.cpl(),
@@ -115,7 +115,7 @@ impl Place {
     /// The same place, now that the instruction is known.
     pub(super) fn with(self, instruction: &Instruction, bytes: &[u8]) -> Self {
         Self {
-            mnemonic: format!("{:?}", instruction.mnemonic()).to_lowercase(),
+            mnemonic: Some(instruction.mnemonic()),
             bytes: InstructionBytes::new(bytes),
             ..self
         }
@@ -129,6 +129,10 @@ impl Place {
             rip,
             cpl,
         } = self;
+        let mnemonic = match mnemonic {
+            Some(mnemonic) => format!("{mnemonic:?}").to_lowercase(),
+            None => String::from("fetch"),
+        };
         match cause {
             Cause::Instruction => Unsupported::Instruction {
                 mnemonic,

@@ -13,7 +13,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `state` | KVM's registers into a [`machine::Machine`], and back, with the exception to raise |
+//! | `state` | KVM's registers into a `Machine`, and back, with the exception to raise |
 //! | `fetch` | bytes (of the exit, otherwise of guest memory) into a decoded instruction |
 //! | `dispatch` | the instruction's mnemonic to the code that does it |
 //! | `integer`, `x87`, `sse` | the instructions |
@@ -76,9 +76,9 @@ pub fn enable(vm: &VmFd) -> Result<bool, kvm_ioctls::Error> {
 ///
 /// # Errors
 ///
-/// [`Unsupported`] if the instruction is none of those covered, or needs something that is not. The vCPU and
-/// guest memory are as before (except for accessed bits of page tables), and running the vCPU
-/// again would fail in the same way.
+/// [`Unsupported`] if the instruction is none of those covered, or needs something that is not: the vCPU and
+/// guest memory are as before (except for accessed and dirty bits of page tables), and running the vCPU
+/// again fails in the same way. [`Unsupported::Kvm`] if KVM refuses its registers: the vCPU cannot go on.
 pub fn emulate(vcpu: &VcpuFd, memory: &dyn GuestPhysical, bytes: &[u8]) -> Result<(), Unsupported> {
     let (regs, sregs) = state::load(vcpu)?;
     let mut machine = machine::Machine::new(regs, sregs, memory);

@@ -91,7 +91,9 @@ impl<'a> Machine<'a> {
         let mut no_execute = 0;
         let mut path = [(0, 0); 5];
 
-        for level in (0..self.levels()).rev() {
+        let mut level = self.levels();
+        loop {
+            level -= 1;
             let shift = 12 + 9 * level;
             let at = table + (address >> shift) % 512 * 8;
             let pte = load_u64(self.memory, at).ok_or(Cause::NotRam(at))?;
@@ -114,7 +116,6 @@ impl<'a> Machine<'a> {
             }
             table = pte & entry::ADDRESS;
         }
-        unreachable!("level 0 returns")
     }
 
     /// Whether `pte` has a bit set that must be zero.
