@@ -1,3 +1,5 @@
 //! The microVM monitor.
 
+pub mod check;
+pub mod fallback;
 pub mod memory;

@@ -1,0 +1,114 @@
+//! Finishes instructions that the host's KVM cannot emulate.
+//!
+//! Where KVM emulates code (a host without VMX or SVM emulates all of CPL0; elsewhere this is rare), its
+//! emulator knows only part of the instruction set. At the rest `KVM_RUN` returns with
+//! `KVM_EXIT_INTERNAL_ERROR`, suberror `KVM_INTERNAL_ERROR_EMULATION`, and the vCPU stands before the
+//! instruction. [`emulate`] decodes it, does what the CPU would do, and the vCPU can be run again.
+//!
+//! ```text
+//! KVM_RUN -> failed_instruction(run) -> emulate(vcpu, memory, bytes) -> KVM_RUN
+//! ```
+//!
+//! One instruction takes this way through its modules:
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `state` | KVM's registers into a `Machine`, and back, with the exception to raise |
+//! | `fetch` | bytes (of the exit, otherwise of guest memory) into a decoded instruction |
+//! | `dispatch` | the instruction's mnemonic to the code that does it |
+//! | `integer`, `x87`, `sse` | the instructions |
+//! | `operand` | registers, effective addresses, memory operands |
+//! | `walk` | guest-virtual to guest-physical, with the CPU's faults |
+//! | `physical` | guest-physical memory, given by the caller |
+//!
+//! Covered is 64-bit code: `int3`, `fwait`, `fnclex`, `emms`, `clac`, `stac`, `popcnt`, `cmpxchg16b`,
+//! and the SSE and SSE2 moves and integer instructions of a compiler. The semantics follow
+//! the Intel SDM, volumes 2 and 3 (4.5 to 4.8 for paging), and are tested against the CPU.
+
+mod dispatch;
+mod error;
+mod fetch;
+mod integer;
+mod machine;
+mod operand;
+mod physical;
+mod sse;
+mod state;
+mod walk;
+mod x87;
+
+#[cfg(test)]
+mod testing;
+
+pub use error::Unsupported;
+pub use fetch::{InstructionBytes, failed_instruction};
+pub use physical::{Access, GuestPhysical};
+
+use kvm_bindings::{KVM_CAP_EXIT_ON_EMULATION_FAILURE, kvm_enable_cap};
+use kvm_ioctls::{VcpuFd, VmFd};
+
+/// Asks KVM to report every instruction that it cannot emulate, with its bytes, at every privilege level.
+///
+/// Returns whether this KVM can. Where it cannot, it still reports those at CPL0, without bytes, and
+/// raises `#UD` in the guest for others: [`emulate`] copes with both.
+///
+/// # Errors
+///
+/// KVM has the capability and refuses to enable it.
+pub fn enable(vm: &VmFd) -> Result<bool, kvm_ioctls::Error> {
+    if vm.check_extension_raw(KVM_CAP_EXIT_ON_EMULATION_FAILURE.into()) <= 0 {
+        return Ok(false);
+    }
+    vm.enable_cap(&kvm_enable_cap {
+        cap: KVM_CAP_EXIT_ON_EMULATION_FAILURE,
+        args: [1, 0, 0, 0],
+        ..Default::default()
+    })?;
+    Ok(true)
+}
+
+/// Does the instruction before which `vcpu` stands, as the CPU would, or raises the exception that the
+/// CPU would raise; then the vCPU can be run again.
+///
+/// `bytes` are those of the exit ([`failed_instruction`]); what is missing, all if it is empty, is
+/// fetched from guest memory. Call it from the vCPU's thread, between two `KVM_RUN`s. It reads and
+/// writes guest memory and waits for pages that are not there, like the vCPU itself.
+///
+/// # Errors
+///
+/// [`Unsupported`] if the instruction is none of those covered, or needs something that is not: the vCPU and
+/// guest memory are as before (except for accessed and dirty bits of page tables), and running the vCPU
+/// again fails in the same way. [`Unsupported::Kvm`] if KVM refuses its registers: the vCPU cannot go on.
+pub fn emulate(vcpu: &VcpuFd, memory: &dyn GuestPhysical, bytes: &[u8]) -> Result<(), Unsupported> {
+    let (regs, sregs) = state::load(vcpu)?;
+    let mut machine = machine::Machine::new(regs, sregs, memory);
+    let at = error::Place::new(&machine, bytes);
+
+    let instruction = match fetch::decode(&machine, bytes) {
+        Ok(instruction) => instruction,
+        Err(machine::Stop::Exception(exception)) => {
+            return state::raise(vcpu, regs, &sregs, exception);
+        }
+        Err(machine::Stop::Cannot(cause)) => return Err(at.unsupported(cause)),
+    };
+    let at = at.with(&instruction.decoded, &instruction.bytes);
+
+    let image = if dispatch::uses_fpu(&instruction.decoded) {
+        let image = state::FpuImage::load(vcpu)?;
+        machine.fpu = image.fpu();
+        Some(image)
+    } else {
+        None
+    };
+
+    match dispatch::execute(&mut machine, &instruction.decoded) {
+        Ok(flow) => {
+            if let Some(image) = image {
+                image.store(vcpu, &machine.fpu)?;
+            }
+            state::complete(vcpu, &machine, instruction.decoded.next_ip(), flow)
+        }
+        Err(machine::Stop::Exception(exception)) => state::raise(vcpu, regs, &sregs, exception),
+        Err(machine::Stop::Cannot(cause)) => Err(at.unsupported(cause)),
+    }
+}
