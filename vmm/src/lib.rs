@@ -1,1 +1,2 @@
 //! The microVM monitor.
+pub mod boot;
