@@ -93,19 +93,12 @@ fn main() {
     println!("cargo::rustc-env=GMEM_GUEST_IMAGE={}", image.display());
 }
 
-/// Whether a variable would carry flags, wrappers or directories of the build around this one over to the
-/// guest's. Cargo's home and the choice of a linker stay.
+/// Whether a variable would carry wrappers (clippy's, an editor's) or a profile of the build around this one
+/// over to the guest's. Flags, target and directories are set anew.
 fn is_of_the_outer_build(name: &OsString) -> bool {
     let name = name.to_string_lossy();
-    let flags = [
-        "RUSTFLAGS",
-        "RUSTC_WRAPPER",
-        "RUSTC_WORKSPACE_WRAPPER",
-        "RUSTC_LINKER",
-    ];
-    let kept =
-        name == "CARGO_HOME" || name.ends_with("_LINKER") && name.starts_with("CARGO_TARGET_");
-    flags.contains(&&*name) || name.starts_with("CARGO_") && !kept
+    ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"].contains(&&*name)
+        || name.starts_with("CARGO_PROFILE_")
 }
 
 fn variable(name: &str) -> OsString {

@@ -107,8 +107,7 @@ fn specifics(object: &mut Object<'_>, plan: &Plan, tally: &Tally) {
         Workload::Faults { passes } => object.integer("passes", passes),
         _ => {}
     }
-    let counts = !matches!(plan.workload, Workload::Verify { .. } | Workload::None);
-    if counts {
+    if plan.counts_writes() {
         object.integer("write_percent", plan.write_percent);
         object.integer("writes", tally.writes);
         object.integer("counted", tally.counted);

@@ -89,7 +89,7 @@ pub(super) fn check<M: Machine>(crew: &Crew<'_, M>, tally: &mut Tally) {
 #[inline]
 fn report<M: Machine>(crew: &Crew<'_, M>, what: &str, index: u64, pages: &core::ops::Range<u64>) {
     // Asking the clock costs more than a small part of a page's work.
-    if index % 16 == 0 && crew.line_due(crate::clock::cycles()) {
+    if index.is_multiple_of(16) && crew.line_due(crate::clock::cycles()) {
         crew.machine.line(format_args!(
             "guest: {} {what} {}%",
             crew.plan.name,

@@ -140,10 +140,10 @@ fn verify_finds_a_page_of_an_older_epoch_and_exchanged_pages() {
     let older: Page = [const { core::sync::atomic::AtomicU64::new(0) }; 512];
     let stale = run("verify epochs=2 fill=random", 1, &memory, &|number| {
         // Barriers of an epoch: begin and end of writing, begin and end of reading.
-        for word in 0..512 {
+        for (saved, word) in older.iter().zip(memory.set.page(9)) {
             match number {
-                1 => older[word].store(memory.set.page(9)[word].load(SeqCst), SeqCst),
-                5 => memory.set.page(9)[word].store(older[word].load(SeqCst), SeqCst),
+                1 => saved.store(word.load(SeqCst), SeqCst),
+                5 => word.store(saved.load(SeqCst), SeqCst),
                 _ => {}
             }
         }
