@@ -23,7 +23,7 @@
 //! | `zipf` | `theta=0.99` | pages by Zipf's law, ranks scattered |
 //! | `hotscan` | `hot=10` `hot_ops=90` | percent of the pages, scattered, get so many percent of the operations; the rest scan the other pages |
 //! | `phase` | `hot=10` `hot_ops=90` `phase_ops=` 16 a hot page | the hot pages change every so many operations; the rest are pages at random |
-//! | `faults` | `passes=3` | one access to every page a pass, in a random order, each one timed alone |
+//! | `faults` | `passes=2` | one access to every page a pass, in a random order, each one timed alone |
 //! | `none` | | nothing: a result at once |
 //! | `spin` | | error path: never ends |
 //! | `wild` | `at=` first 2 MiB after RAM, or 2 GiB | error path: writes where no RAM is |
@@ -192,7 +192,7 @@ impl Plan {
                 phase_ops: maybe("phase_ops")?,
             },
             "faults" => Workload::Faults {
-                passes: count("passes", 3)?,
+                passes: count("passes", 2)?,
             },
             "spin" => Workload::Spin,
             "wild" => Workload::Wild {
