@@ -1,5 +1,6 @@
-//! The microVM monitor.
+//! The microVM monitor: KVM, vCPUs, boot, guest memory, command line.
 
+pub mod boot;
 pub mod check;
 pub mod fallback;
 pub mod memory;

@@ -1,0 +1,112 @@
+//! Why a workload's line is refused.
+
+use super::{KNOWN, Known};
+use core::fmt;
+
+/// Why a workload cannot run. The message fits on a line and says what is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanError<'a> {
+    /// No workload of that name.
+    UnknownWorkload {
+        /// What was found; empty if there was nothing.
+        name: &'a str,
+    },
+    /// The workload has no such option.
+    UnknownOption {
+        /// The workload.
+        workload: &'static str,
+        /// What was found.
+        key: &'a str,
+    },
+    /// An option without `=`.
+    NoValue {
+        /// What was found.
+        word: &'a str,
+    },
+    /// An option occurs twice.
+    Twice {
+        /// The option.
+        key: &'a str,
+    },
+    /// The value is not what the option takes.
+    BadValue {
+        /// The option.
+        key: &'static str,
+        /// What was found.
+        value: &'a str,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// More memory than there is, pages.
+    TooLarge {
+        /// Asked for.
+        wanted: u64,
+        /// Free.
+        available: u64,
+    },
+    /// More CPUs than there are.
+    TooManyCpus {
+        /// Asked for.
+        wanted: u64,
+        /// Present.
+        available: usize,
+    },
+}
+
+impl fmt::Display for PlanError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::UnknownWorkload { name } => {
+                match name {
+                    "" => write!(f, "no workload named after \"--\"")?,
+                    _ => write!(f, "unknown workload \"{name}\"")?,
+                }
+                write!(f, "; known: ")?;
+                list(f, KNOWN.iter().map(|known| known.0))
+            }
+            Self::UnknownOption { workload, key } => {
+                let names = KNOWN
+                    .iter()
+                    .filter(|known| known.0 == workload)
+                    .flat_map(names);
+                write!(
+                    f,
+                    "unknown option \"{key}\" of workload {workload}, which takes "
+                )?;
+                match names.clone().next() {
+                    None => write!(f, "no options"),
+                    Some(_) => list(f, names),
+                }
+            }
+            Self::NoValue { word } => write!(f, "\"{word}\" is no option: expected key=value"),
+            Self::Twice { key } => write!(f, "option \"{key}\" is given twice"),
+            Self::BadValue {
+                key,
+                value,
+                expected,
+            } => write!(f, "{key}={value}: expected {expected}"),
+            Self::TooLarge { wanted, available } => write!(
+                f,
+                "working_set= asks for {wanted} pages of 4 KiB, but {available} are free: ask for less, or give the microVM more memory"
+            ),
+            Self::TooManyCpus { wanted, available } => write!(
+                f,
+                "cpus={wanted}, but the microVM has {available}: ask for fewer, or give it more"
+            ),
+        }
+    }
+}
+
+/// The options of a workload.
+pub(super) fn names(known: &Known) -> impl Iterator<Item = &'static str> + Clone + use<> {
+    let (_, groups, own) = *known;
+    groups.iter().copied().flatten().chain(own).copied()
+}
+
+fn list(f: &mut fmt::Formatter<'_>, items: impl Iterator<Item = &'static str>) -> fmt::Result {
+    for (index, item) in items.enumerate() {
+        let separator = if index == 0 { "" } else { ", " };
+        write!(f, "{separator}{item}")?;
+    }
+    Ok(())
+}

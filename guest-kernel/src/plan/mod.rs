@@ -1,0 +1,300 @@
+//! What the command line asks for: a workload and its options.
+//!
+//! Options that most workloads take (sizes are in bytes, with an optional K, M, G or T):
+//!
+//! | option | default | meaning |
+//! |---|---|---|
+//! | `seed=` | 1 | of contents and orders |
+//! | `working_set=` | all free RAM | how much memory is used, from the lowest address on |
+//! | `cpus=` | all | how many vCPUs work |
+//! | `fill=` | `mixed` | content: `mixed`, `random`, `compressible`, `zero` |
+//! | `fault_threshold_us=` | 5 | an access that takes longer counts as a fault |
+//! | `ops=` | 20,000,000, at most 5 s | operations of the timed phase, of all vCPUs together; given, there is no limit of time unless `seconds=` is given too |
+//! | `seconds=` | | limit of time of the timed phase |
+//! | `warmup=` | one a page, at most 2 s | operations before the timed phase |
+//! | `write=` | 30 | percent of the operations that write |
+//!
+//! | workload | own options | what it does |
+//! |---|---|---|
+//! | `verify` | `epochs=3` | writes every page, reads it back in another order, each epoch anew; `ops=` limits page reads and writes by using fewer pages |
+//! | `scan` | | pages in ascending order, again and again |
+//! | `stride` | `stride=17` | every so many pages, then the pages between |
+//! | `uniform` | | pages at random |
+//! | `zipf` | `theta=0.99` | pages by Zipf's law, ranks scattered |
+//! | `hotscan` | `hot=10` `hot_ops=90` | percent of the pages, scattered, get so many percent of the operations; the rest scan the other pages |
+//! | `phase` | `hot=10` `hot_ops=90` `phase_ops=` 16 a hot page | the hot pages change every so many operations; the rest are pages at random |
+//! | `faults` | `passes=2` | one access to every page a pass, in a random order, each one timed alone |
+//! | `none` | | nothing: a result at once |
+//! | `spin` | | error path: never ends |
+//! | `wild` | `at=` first 2 MiB after RAM, or 2 GiB | error path: writes where no RAM is |
+//! | `triple` | | error path: a triple fault |
+//! | `hlt0` | `pages=` all | error path: touches memory at CPL0 |
+
+mod error;
+mod options;
+
+pub use error::PlanError;
+use options::Options;
+
+use crate::pattern::Fill;
+
+/// A workload with its own options.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(
+    missing_docs,
+    reason = "the fields are the options of the module's table"
+)]
+pub enum Workload {
+    /// `verify`
+    Verify { epochs: u64 },
+    /// `scan`
+    Scan,
+    /// `stride`, pages
+    Stride { stride: u64 },
+    /// `uniform`
+    Uniform,
+    /// `zipf`
+    Zipf { theta: f64 },
+    /// `hotscan`, percents
+    HotScan { hot: u64, hot_ops: u64 },
+    /// `phase`, percents and operations
+    Phase {
+        hot: u64,
+        hot_ops: u64,
+        phase_ops: Option<u64>,
+    },
+    /// `faults`
+    Faults { passes: u64 },
+    /// `none`
+    None,
+    /// `spin`
+    Spin,
+    /// `wild`, an address
+    Wild { at: Option<u64> },
+    /// `triple`
+    Triple,
+    /// `hlt0`
+    Hlt0 { pages: Option<u64> },
+}
+
+/// How long a phase lasts: until either bound is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Operations of all CPUs together.
+    pub ops: u64,
+    /// Seconds.
+    pub seconds: Option<u64>,
+}
+
+/// Everything that the command line says about the workload. Defaults are filled in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// The workload's name.
+    pub name: &'static str,
+    /// The workload.
+    pub workload: Workload,
+    /// `seed=`
+    pub seed: u64,
+    /// `working_set=`, bytes
+    pub working_set: Option<u64>,
+    /// `cpus=`
+    pub cpus: Option<u64>,
+    /// `fill=`
+    pub fill: Fill,
+    /// `fault_threshold_us=`
+    pub fault_threshold_us: u64,
+    /// `write=`, percent
+    pub write_percent: u64,
+    /// `ops=`
+    pub ops: Option<u64>,
+    /// `seconds=`
+    pub seconds: Option<u64>,
+    /// `warmup=`
+    pub warmup: Option<u64>,
+}
+
+const DEFAULT_OPS: u64 = 20_000_000;
+const DEFAULT_SECONDS: u64 = 5;
+const DEFAULT_WARMUP_SECONDS: u64 = 2;
+
+/// Options by groups of workloads.
+const MEMORY: &[&str] = &[
+    "seed",
+    "working_set",
+    "cpus",
+    "fill",
+    "fault_threshold_us",
+    "ops",
+];
+const ACCESS: &[&str] = &["seconds", "warmup", "write"];
+
+/// Name, groups of options, own options.
+type Known = (
+    &'static str,
+    &'static [&'static [&'static str]],
+    &'static [&'static str],
+);
+
+const KNOWN: [Known; 13] = [
+    ("verify", &[MEMORY], &["epochs"]),
+    ("scan", &[MEMORY, ACCESS], &[]),
+    ("stride", &[MEMORY, ACCESS], &["stride"]),
+    ("uniform", &[MEMORY, ACCESS], &[]),
+    ("zipf", &[MEMORY, ACCESS], &["theta"]),
+    ("hotscan", &[MEMORY, ACCESS], &["hot", "hot_ops"]),
+    ("phase", &[MEMORY, ACCESS], &["hot", "hot_ops", "phase_ops"]),
+    ("faults", &[MEMORY], &["write", "passes"]),
+    ("none", &[], &[]),
+    ("spin", &[], &[]),
+    ("wild", &[], &["at"]),
+    ("triple", &[], &[]),
+    ("hlt0", &[], &["pages"]),
+];
+
+impl Plan {
+    /// Reads `WORKLOAD key=value ...`.
+    ///
+    /// # Errors
+    ///
+    /// If the workload or an option is not known, an option is given twice, or a value makes no sense.
+    pub fn parse(text: &str) -> Result<Self, PlanError<'_>> {
+        let mut words = text.split_ascii_whitespace();
+        let name = words.next().unwrap_or("");
+        let &known = KNOWN
+            .iter()
+            .find(|known| known.0 == name)
+            .ok_or(PlanError::UnknownWorkload { name })?;
+        let options = Options::collect(known, words)?;
+        let percent =
+            |key, default| options.number(key, default, 0..=100, "a percentage, 0 to 100");
+        let count = |key, default| options.number(key, default, 1..=u64::MAX, "a number above 0");
+        let maybe = |key| options.optional(key, 1..=u64::MAX, "a number above 0");
+        let hot = || options.number("hot", 10, 1..=99, "a percentage, 1 to 99");
+        let workload = match known.0 {
+            "verify" => Workload::Verify {
+                epochs: count("epochs", 3)?,
+            },
+            "scan" => Workload::Scan,
+            "stride" => Workload::Stride {
+                stride: count("stride", 17)?,
+            },
+            "uniform" => Workload::Uniform,
+            "zipf" => Workload::Zipf {
+                theta: options.theta(0.99)?,
+            },
+            "hotscan" => Workload::HotScan {
+                hot: hot()?,
+                hot_ops: percent("hot_ops", 90)?,
+            },
+            "phase" => Workload::Phase {
+                hot: hot()?,
+                hot_ops: percent("hot_ops", 90)?,
+                phase_ops: maybe("phase_ops")?,
+            },
+            "faults" => Workload::Faults {
+                passes: count("passes", 2)?,
+            },
+            "spin" => Workload::Spin,
+            "wild" => Workload::Wild {
+                at: options.address("at")?,
+            },
+            "triple" => Workload::Triple,
+            "hlt0" => Workload::Hlt0 {
+                pages: maybe("pages")?,
+            },
+            _ => Workload::None,
+        };
+        Ok(Self {
+            name: known.0,
+            workload,
+            seed: options.number("seed", 1, 0..=u64::MAX, "a number")?,
+            working_set: options.size("working_set")?,
+            cpus: maybe("cpus")?,
+            fill: options.fill()?,
+            fault_threshold_us: options.number(
+                "fault_threshold_us",
+                5,
+                0..=1_000_000,
+                "microseconds, up to a second",
+            )?,
+            write_percent: percent("write", 30)?,
+            ops: maybe("ops")?,
+            seconds: maybe("seconds")?,
+            warmup: options.optional("warmup", 0..=u64::MAX, "a number")?,
+        })
+    }
+
+    /// Whether the workload increments counters in the pages.
+    pub fn counts_writes(&self) -> bool {
+        use Workload::*;
+        matches!(
+            self.workload,
+            Scan | Stride { .. }
+                | Uniform
+                | Zipf { .. }
+                | HotScan { .. }
+                | Phase { .. }
+                | Faults { .. }
+        )
+    }
+
+    /// How many pages of `available` the workload uses.
+    ///
+    /// # Errors
+    ///
+    /// If there are fewer than it asks for, or none.
+    pub fn pages(&self, available: u64) -> Result<u64, PlanError<'static>> {
+        let wanted = match self.working_set {
+            Some(bytes) => bytes.div_ceil(crate::memory::PAGE_SIZE),
+            None => available.max(1),
+        };
+        if wanted > available {
+            return Err(PlanError::TooLarge { wanted, available });
+        }
+        Ok(match (self.workload, self.ops) {
+            // A page costs a write and a read in each epoch.
+            (Workload::Verify { epochs }, Some(ops)) => {
+                wanted.min((ops / epochs.saturating_mul(2)).max(1))
+            }
+            _ => wanted,
+        })
+    }
+
+    /// How many of `available` CPUs work.
+    ///
+    /// # Errors
+    ///
+    /// If there are fewer than it asks for.
+    pub fn cpus(&self, available: usize) -> Result<usize, PlanError<'static>> {
+        match self.cpus {
+            None => Ok(available),
+            Some(cpus) if cpus <= available as u64 => Ok(cpus as usize),
+            Some(wanted) => Err(PlanError::TooManyCpus { wanted, available }),
+        }
+    }
+
+    /// Bound of the warm-up on `pages` pages.
+    pub fn warmup_bound(&self, pages: u64) -> Bound {
+        Bound {
+            ops: self.warmup.unwrap_or(pages),
+            seconds: self.warmup.is_none().then_some(DEFAULT_WARMUP_SECONDS),
+        }
+    }
+
+    /// Bound of the timed phase.
+    pub fn timed_bound(&self) -> Bound {
+        match (self.ops, self.seconds) {
+            (None, None) => Bound {
+                ops: DEFAULT_OPS,
+                seconds: Some(DEFAULT_SECONDS),
+            },
+            (ops, seconds) => Bound {
+                ops: ops.unwrap_or(u64::MAX),
+                seconds,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! What is accepted, what is refused, and in which words.
+
+use super::*;
+use std::string::ToString;
+
+fn error(text: &str) -> std::string::String {
+    Plan::parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn defaults_of_every_workload_parse() {
+    for (name, ..) in KNOWN {
+        assert_eq!(Plan::parse(name).unwrap().name, name);
+    }
+    let plan = Plan::parse("verify").unwrap();
+    assert_eq!(plan.workload, Workload::Verify { epochs: 3 });
+    assert_eq!(
+        (plan.seed, plan.fill, plan.working_set),
+        (1, Fill::Mixed, None)
+    );
+}
+
+#[test]
+fn options_are_read() {
+    let plan =
+        Plan::parse("zipf theta=1.2 seed=0x10 working_set=3M write=0 ops=5 fill=zero").unwrap();
+    assert_eq!(plan.workload, Workload::Zipf { theta: 1.2 });
+    assert_eq!((plan.seed, plan.working_set), (16, Some(3 << 20)));
+    assert_eq!((plan.write_percent, plan.fill), (0, Fill::Zero));
+    assert_eq!(
+        plan.timed_bound(),
+        Bound {
+            ops: 5,
+            seconds: None
+        }
+    );
+    let plan = Plan::parse("wild at=0x80000000").unwrap();
+    assert_eq!(
+        plan.workload,
+        Workload::Wild {
+            at: Some(0x8000_0000)
+        }
+    );
+}
+
+#[test]
+fn errors_name_what_was_found_and_what_is_known() {
+    let unknown = error("verfy");
+    assert!(
+        unknown.contains("\"verfy\"") && unknown.contains("verify, scan, stride"),
+        "{unknown}"
+    );
+    assert!(error("").contains("no workload"));
+    let option = error("verify theta=1");
+    assert!(
+        option.contains("\"theta\"") && option.contains("seed, working_set"),
+        "{option}"
+    );
+    assert!(option.contains("epochs"), "{option}");
+    assert!(error("none seed=1").contains("takes no options"));
+    assert!(error("verify epochs").contains("epochs"));
+    assert!(error("verify epochs=1 epochs=2").contains("twice"));
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    for text in [
+        "verify epochs=0",
+        "verify epochs=-1",
+        "verify epochs=99999999999999999999",
+        "verify working_set=0",
+        "verify working_set=12Q",
+        "verify working_set=99999999T",
+        "verify working_set=",
+        "verify fill=blue",
+        "scan write=101",
+        "zipf theta=0",
+        "zipf theta=NaN",
+        "zipf theta=1e9",
+        "hotscan hot=100",
+        "wild at=zz",
+    ] {
+        let key = text.split([' ', '=']).nth(1).unwrap();
+        let message = error(text);
+        assert!(
+            message.contains(key) && message.contains("expected"),
+            "{text}: {message}"
+        );
+    }
+}
+
+#[test]
+fn the_plan_must_fit_the_machine() {
+    let plan = Plan::parse("verify working_set=8K cpus=2").unwrap();
+    assert_eq!(plan.pages(100), Ok(2));
+    assert!(
+        plan.pages(1)
+            .unwrap_err()
+            .to_string()
+            .contains("working_set")
+    );
+    assert_eq!(plan.cpus(2), Ok(2));
+    assert!(plan.cpus(1).unwrap_err().to_string().contains("cpus"));
+    assert!(Plan::parse("verify").unwrap().pages(0).is_err());
+}
+
+#[test]
+fn ops_bound_verify_by_its_pages() {
+    let pages = |text| Plan::parse(text).unwrap().pages(1000).unwrap();
+    assert_eq!(pages("verify epochs=3 ops=600"), 100);
+    assert_eq!(pages("verify epochs=3 ops=1"), 1);
+    assert_eq!(pages("verify epochs=3 ops=600000"), 1000);
+}

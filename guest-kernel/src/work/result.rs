@@ -1,0 +1,115 @@
+//! The result: one line of JSON.
+//!
+//! | key | meaning |
+//! |---|---|
+//! | `workload`, `cpus`, `seed`, `working_set_bytes` | what ran |
+//! | `ops`, `seconds`, `ops_per_sec` | of the timed phase; `verify`: page writes and page reads of all epochs |
+//! | `warmup_seconds` | initialisation of the pages and warm-up |
+//! | `verified_bytes` | bytes that were compared and right |
+//! | `mismatched_bytes` | bytes that were compared and wrong |
+//! | `fault_count`, `fault_p50_us`, `fault_p99_us`, `fault_p999_us`, `fault_max_us` | accesses of the timed phase longer than `fault_threshold_us`, as the vCPU saw them; `verify`: of the first access to each page |
+//! | `writes`, `counted` | increments made, and their sum as found; a difference is a mismatch |
+//! | `first_mismatch` | `address`, `expected`, `found`, if there is one |
+//! | `tsc_khz`, `tsc_assumed` | the clock; `tsc_assumed` only if nobody told its frequency |
+
+use super::json::Object;
+use super::tally::Tally;
+use crate::clock::Frequency;
+use crate::memory::PAGE_SIZE;
+use crate::plan::{Plan, Workload};
+use core::fmt::{self, Write};
+
+/// What ran where.
+pub struct Context<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// CPUs that worked.
+    pub cpus: usize,
+    /// Pages that they worked on.
+    pub pages: u64,
+    /// The TSC's frequency.
+    pub frequency: Frequency,
+}
+
+/// Writes the result of all CPUs together, without a line end.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write(out: &mut dyn Write, context: &Context<'_>, tally: &Tally) -> fmt::Result {
+    let Context {
+        plan, frequency, ..
+    } = context;
+    let seconds = frequency.seconds(tally.timed_cycles);
+    let lost_counts = if tally.counted == tally.writes { 0 } else { 8 };
+    let mut object = Object::begin(out);
+    object.text("workload", plan.name);
+    object.integer("cpus", context.cpus as u64);
+    object.integer("seed", plan.seed);
+    object.integer("working_set_bytes", context.pages * PAGE_SIZE);
+    object.integer("ops", tally.ops);
+    object.decimal("seconds", seconds, 6);
+    let per_second = if tally.ops == 0 {
+        0.0
+    } else {
+        tally.ops as f64 / seconds
+    };
+    object.decimal("ops_per_sec", per_second, 1);
+    object.decimal("warmup_seconds", frequency.seconds(tally.warmup_cycles), 6);
+    object.integer(
+        "verified_bytes",
+        tally.compared.saturating_sub(tally.mismatched),
+    );
+    object.integer("mismatched_bytes", tally.mismatched + lost_counts);
+    let microseconds = |cycles| frequency.microseconds(cycles);
+    object.integer("fault_threshold_us", plan.fault_threshold_us);
+    object.integer("fault_count", tally.faults.count());
+    object.decimal(
+        "fault_p50_us",
+        microseconds(tally.faults.percentile(500)),
+        2,
+    );
+    object.decimal(
+        "fault_p99_us",
+        microseconds(tally.faults.percentile(990)),
+        2,
+    );
+    object.decimal(
+        "fault_p999_us",
+        microseconds(tally.faults.percentile(999)),
+        2,
+    );
+    object.decimal("fault_max_us", microseconds(tally.faults.max()), 2);
+    specifics(&mut object, plan, tally);
+    if let Some(first) = tally.first {
+        object.object("first_mismatch", |object| {
+            object.hexadecimal("address", first.address);
+            object.hexadecimal("expected", first.expected);
+            object.hexadecimal("found", first.found);
+        });
+    }
+    object.integer("tsc_khz", frequency.khz);
+    if frequency.assumed {
+        object.truth("tsc_assumed", true);
+    }
+    object.end()
+}
+
+fn specifics(object: &mut Object<'_>, plan: &Plan, tally: &Tally) {
+    match plan.workload {
+        Workload::Verify { epochs } => object.integer("epochs", epochs),
+        Workload::Stride { stride } => object.integer("stride", stride),
+        Workload::Zipf { theta } => object.decimal("theta", theta, 4),
+        Workload::HotScan { hot, hot_ops } | Workload::Phase { hot, hot_ops, .. } => {
+            object.integer("hot_percent", hot);
+            object.integer("hot_ops_percent", hot_ops);
+        }
+        Workload::Faults { passes } => object.integer("passes", passes),
+        _ => {}
+    }
+    if plan.counts_writes() {
+        object.integer("write_percent", plan.write_percent);
+        object.integer("writes", tally.writes);
+        object.integer("counted", tally.counted);
+    }
+}

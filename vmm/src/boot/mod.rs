@@ -1,0 +1,3 @@
+//! Booting guests.
+
+pub mod bundled;
