@@ -1,1 +1,10 @@
-//! The microVM monitor.
+//! The microVM monitor: KVM, vCPUs, boot, guest memory, command line.
+pub mod boot;
+pub mod cli;
+pub mod exit_code;
+pub mod kvm;
+pub mod machine;
+pub mod memory;
+pub mod outcome;
+pub mod report;
+pub mod signals;

@@ -140,7 +140,8 @@ mod tests {
         let mut tap = LineTap::new(io::sink());
         tap.write_all(b"{\"workload\":\"scan\"}\nx {\"workload\":1}\n")
             .unwrap();
-        tap.write_all(b"{\"workload\":\"verify\"}\r\nbye\n").unwrap();
+        tap.write_all(b"{\"workload\":\"verify\"}\r\nbye\n")
+            .unwrap();
         assert_eq!(
             tap.result().get().unwrap(),
             br#"{"workload":"verify"}"#.to_vec()

@@ -1,0 +1,2 @@
+//! The guest's memory on the host.
+pub mod ram;
