@@ -177,14 +177,15 @@ mod tests {
 
     #[test]
     fn flags_and_modules_tell_the_kind_of_host() {
-        let none = |_: &str| false;
-        let kind = Virtualization::from_facts;
-        assert_eq!(kind("flags\t\t: fpu vmx sse", none), Virtualization::Vmx);
-        assert_eq!(kind("flags\t\t: fpu svm sse", none), Virtualization::Svm);
-        assert_eq!(kind("flags\t\t: fpu svmx", none), Virtualization::Software);
-        assert_eq!(kind("", |m| m == "kvm_amd"), Virtualization::Svm);
+        let kind = |cpuinfo: &str, loaded: &str| {
+            Virtualization::from_facts(cpuinfo, |module| module == loaded)
+        };
+        assert_eq!(kind("flags\t\t: fpu vmx sse", ""), Virtualization::Vmx);
+        assert_eq!(kind("flags\t\t: fpu svm sse", ""), Virtualization::Svm);
+        assert_eq!(kind("flags\t\t: fpu svmx", ""), Virtualization::Software);
+        assert_eq!(kind("", "kvm_amd"), Virtualization::Svm);
         assert_eq!(
-            kind("flags : vmx", |m| m == "kvm_pvm"),
+            kind("flags : vmx", "kvm_pvm"),
             Virtualization::Software,
             "the module that drives /dev/kvm decides"
         );
