@@ -60,16 +60,9 @@ pub enum GuestFailure {
         /// How much memory the guest has, bytes.
         memory: u64,
     },
-    /// An instruction that neither KVM nor the fallback can execute.
-    #[error(
-        "this host's KVM cannot emulate the guest's instruction {}: {reason}; run the code at CPL 3 or on a host with VMX or SVM", Hex(.bytes)
-    )]
-    CannotEmulate {
-        /// The instruction's bytes, as far as known; more may follow it.
-        bytes: Vec<u8>,
-        /// What the fallback said.
-        reason: String,
-    },
+    /// An instruction that neither KVM nor the fallback can execute: what the fallback says.
+    #[error("{0}")]
+    CannotEmulate(String),
     /// KVM could not go on with the guest's state.
     #[error("KVM gave up on the guest's state: internal error {suberror}, data {data:x?}")]
     Internal {
@@ -140,22 +133,6 @@ pub struct End {
     pub cause: Cause,
     /// Where it was, if KVM could say.
     pub position: Option<Position>,
-}
-
-/// Bytes as two-digit hexadecimal numbers.
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("(bytes unknown)");
-        }
-        for (index, byte) in self.0.iter().enumerate() {
-            let space = if index == 0 { "" } else { " " };
-            write!(f, "{space}{byte:02x}")?;
-        }
-        Ok(())
-    }
 }
 
 /// " at ADDRESS", or nothing.

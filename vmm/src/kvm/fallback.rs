@@ -8,7 +8,7 @@ use crate::memory::ram::GuestRam;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unsupported(
-    /// The instruction, and why not, in a few words.
+    /// One line: the instruction, why not, and what to do.
     pub String,
 );
 
@@ -17,8 +17,7 @@ pub trait Fallback: Send + Sync {
     /// Executes the instruction at the vCPU's RIP: its effect on registers and memory, and RIP moved behind
     /// it, or an exception queued. Called on the vCPU's own thread, outside KVM_RUN.
     ///
-    /// `bytes` begins with the instruction: up to 15 bytes, fewer (or none) where KVM did not say and the
-    /// next page is not mapped.
+    /// `bytes` are the instruction's as far as KVM gave them, perhaps none, perhaps more than it has.
     fn emulate(&self, vcpu: &VcpuFd, ram: &GuestRam, bytes: &[u8]) -> Result<(), Unsupported>;
 }
 
@@ -27,7 +26,10 @@ pub trait Fallback: Send + Sync {
 pub struct NoFallback;
 
 impl Fallback for NoFallback {
-    fn emulate(&self, _: &VcpuFd, _: &GuestRam, _: &[u8]) -> Result<(), Unsupported> {
-        Err(Unsupported("no instruction fallback in this build".into()))
+    fn emulate(&self, _: &VcpuFd, _: &GuestRam, bytes: &[u8]) -> Result<(), Unsupported> {
+        Err(Unsupported(format!(
+            "this host's KVM cannot emulate the guest's instruction (bytes {bytes:02x?}); run the code at CPL 3 \
+             or on a host with VMX or SVM"
+        )))
     }
 }

@@ -18,7 +18,6 @@ use crate::memory::ram::GuestRam;
 
 /// Most bytes of an x86 instruction.
 const MAX_INSTRUCTION: usize = 15;
-const PAGE: u64 = 4096;
 /// Vector of the invalid-opcode exception.
 const INVALID_OPCODE: u8 = 6;
 
@@ -120,13 +119,17 @@ impl Vcpu {
         }
         let registers = |error: kvm_ioctls::Error| {
             Cause::Error(VcpuError::Registers(format!(
-                "the registers of vCPU {} cannot be accessed: {error}",
+                "the registers of vCPU {} cannot be accessed: {error}; look at `dmesg`",
                 self.index
             )))
         };
-        let rip = self.fd.get_regs().map_err(registers)?.rip;
-        if let Some(outside) = self.complete(&mut bytes, rip, &shared.ram) {
-            return Err(device_access(&shared.ram, Access::Fetch, outside, 1));
+        if bytes.is_empty() {
+            let rip = self.fd.get_regs().map_err(registers)?.rip;
+            let code = self.fd.translate_gva(rip).map_err(registers)?;
+            if code.valid != 0 && !shared.ram.contains(code.physical_address, 1) {
+                let address = code.physical_address;
+                return Err(device_access(&shared.ram, Access::Fetch, address, 1));
+            }
         }
         if !self.emulation_failures_exit {
             // KVM queued #UD before it exited.
@@ -138,32 +141,8 @@ impl Vcpu {
             Err(_) if self.position().is_some_and(|position| position.cpl == 3) => {
                 self.set_exception(Some(INVALID_OPCODE)).map_err(registers)
             }
-            Err(unsupported) => Err(Cause::Guest(GuestFailure::CannotEmulate {
-                bytes,
-                reason: unsupported.0,
-            })),
+            Err(unsupported) => Err(Cause::Guest(GuestFailure::CannotEmulate(unsupported.0))),
         }
-    }
-
-    /// Reads what is missing of the instruction at `rip`, as far as it is mapped. Says at which
-    /// guest-physical address, if its first byte is outside memory.
-    fn complete(&self, bytes: &mut Vec<u8>, rip: u64, ram: &GuestRam) -> Option<u64> {
-        while bytes.len() < MAX_INSTRUCTION {
-            let address = rip.wrapping_add(bytes.len() as u64);
-            let Ok(translation) = self.fd.translate_gva(address) else {
-                break;
-            };
-            if translation.valid == 0 {
-                break;
-            }
-            let in_page = (PAGE - address % PAGE) as usize;
-            let mut part = vec![0; in_page.min(MAX_INSTRUCTION - bytes.len())];
-            if ram.read(translation.physical_address, &mut part).is_err() {
-                return bytes.is_empty().then_some(translation.physical_address);
-            }
-            bytes.extend_from_slice(&part);
-        }
-        None
     }
 
     /// Replaces the exception that waits to be delivered.
