@@ -2,9 +2,10 @@
 
 mod support;
 
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, str};
 
 use serde_json::Value;
 use support::gmem::{Finished, Running, TempDir, require_kvm, run};
@@ -316,6 +317,62 @@ fn a_looping_or_halted_guest_ends_within_a_second_of_a_signal() {
         let report: Value = serde_json::from_slice(&report).unwrap();
         assert_eq!(report["outcome"], "killed");
     }
+}
+
+#[test]
+fn a_guest_whose_console_nobody_reads_ends_within_a_second_of_a_signal() {
+    require_kvm();
+    let dir = TempDir::new();
+    // mov $0x3f8, %edx; mov $'x', %al; 1: out %al, %dx; jmp 1b
+    let flood = [0xba, 0xf8, 0x03, 0, 0, 0xb0, b'\n', 0xee, 0xeb, 0xfd];
+    for report in ["file", "-"] {
+        let mut args = arguments(&dir, &TinyElf::new(&flood));
+        if report == "-" {
+            *args.last_mut().unwrap() = report.into();
+        }
+        let running = Running::start_unread(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        thread::sleep(Duration::from_millis(3_000));
+        let asked = Instant::now();
+        running.signal(libc::SIGINT);
+        let finished = running.finish();
+        let took = asked.elapsed();
+        assert!(took < Duration::from_millis(1_100), "{took:?} {finished:?}");
+        finished.expect_failure(1, &["SIGINT"]);
+    }
+    let report = fs::read(dir.path().join("report.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["outcome"], "killed");
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    require_kvm();
+    let dir = TempDir::new();
+    let mut args = arguments(&dir, &TinyElf::new(&code::spin()));
+    *args.last_mut().unwrap() = "-".into();
+    let running = Running::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    thread::sleep(Duration::from_millis(300));
+    for _ in 0..50 {
+        running.signal(libc::SIGINT);
+    }
+    // Either the first one's orderly end was faster, or the signal itself ended it.
+    let status = running.finish().status;
+    assert!(
+        status.code() == Some(1) || status.signal() == Some(libc::SIGINT),
+        "{status:?}"
+    );
+}
+
+#[test]
+fn an_instruction_that_nobody_can_execute_is_named() {
+    // vpxor %xmm0, %xmm0, %xmm0, which CR4 does not allow: #UD, or given up by KVM's emulator.
+    let (finished, report) = boot(&TinyElf::new(&[0xc5, 0xf9, 0xef, 0xc0]));
+    finished.expect_failure(1, &["rip 0x200000"]);
+    assert!(
+        finished.stderr.contains("emulate") || finished.stderr.contains("triple-faulted"),
+        "{finished:?}"
+    );
+    assert_eq!(report["outcome"], "guest-failure");
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{env, fs, process};
+use std::{env, fs, mem, process};
 
 /// How long a run may take before the test gives up and kills it.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -96,6 +96,19 @@ pub struct Running {
 impl Running {
     /// Starts the binary with `args`.
     pub fn start(args: &[&str]) -> Self {
+        Self::start_with(args, collect)
+    }
+
+    /// The same, but nobody reads its stdout: the pipe stays open, and full.
+    pub fn start_unread(args: &[&str]) -> Self {
+        Self::start_with(args, |stdout| {
+            // Kept open beyond the run: a closed pipe would be an error instead of a wait.
+            mem::forget(stdout);
+            thread::spawn(String::new)
+        })
+    }
+
+    fn start_with(args: &[&str], reader: impl Fn(ChildStdout) -> JoinHandle<String>) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_gmem"))
             .args(args)
             .stdin(Stdio::null())
@@ -103,7 +116,7 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let stdout = collect(child.stdout.take().unwrap());
+        let stdout = reader(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
         Self {
             child,

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -200,14 +201,22 @@ impl ReportSink {
         }
     }
 
-    /// Writes the report, as one line.
-    pub fn write(mut self, report: &Report) -> Result<(), ReportError> {
+    /// Writes the report, as one line. Unless it may `wait`, a stdout that nobody reads is an error.
+    pub fn write(mut self, report: &Report, wait: bool) -> Result<(), ReportError> {
         let (path, written) = match self.0.take() {
             Some(Target::File { path, file }) => {
                 let written = write_line(&file, report);
                 (path, written)
             }
-            Some(Target::Stdout) => (PathBuf::from("-"), write_line(io::stdout().lock(), report)),
+            Some(Target::Stdout) => {
+                let stdout = io::stdout().lock();
+                let written = if wait || takes_more(stdout.as_fd()) {
+                    write_line(stdout, report)
+                } else {
+                    Err(io::Error::other("nobody reads it"))
+                };
+                (PathBuf::from("-"), written)
+            }
             None => return Ok(()),
         };
         written.map_err(|source| ReportError { path, source })
@@ -223,6 +232,17 @@ impl Drop for ReportSink {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// Whether a write of a page to `fd` would return at once, or will within a tenth of a second.
+fn takes_more(fd: BorrowedFd<'_>) -> bool {
+    let mut polled = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: one writable pollfd is given.
+    unsafe { libc::poll(&mut polled, 1, 100) == 1 }
 }
 
 fn write_line(mut out: impl Write, report: &Report) -> io::Result<()> {

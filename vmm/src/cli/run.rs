@@ -1,10 +1,13 @@
 //! `gmem run`: one microVM, from its options to its exit code.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use gmem_wire::exit;
 
 use super::memory::{self, MemoryArg};
 use super::tier::{self, TierArg, Tiers};
@@ -12,7 +15,7 @@ use crate::boot;
 use crate::exit_code::ExitCode;
 use crate::kvm::fallback::NoFallback;
 use crate::machine::{Config, Machine, Payload};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Reason};
 use crate::report::{OutcomeKind, Report, ReportSink};
 use crate::signals::TerminationSignals;
 
@@ -91,9 +94,10 @@ pub fn execute(args: RunArgs, started: Instant) -> ExitCode {
         Err(error) => return complain(ExitCode::Usage, &error.to_string()),
     };
     let memory_bytes = args.memory.size;
+    let bundled = args.kernel.is_none();
     let (mut code, mut report, abandoned) = match run(args) {
         Ok(outcome) => (
-            outcome.exit_code(),
+            exit_code(&outcome, bundled),
             outcome.report(started),
             outcome.abandoned,
         ),
@@ -107,7 +111,7 @@ pub fn execute(args: RunArgs, started: Instant) -> ExitCode {
     if let Some(message) = &report.message {
         complain(code, message);
     }
-    if let Some(Err(error)) = sink.map(|sink| sink.write(&report)) {
+    if let Some(Err(error)) = sink.map(|sink| sink.write(&report, !abandoned)) {
         complain(code, &error.to_string());
         if code == ExitCode::Success {
             code = ExitCode::Failed;
@@ -119,6 +123,15 @@ pub fn execute(args: RunArgs, started: Instant) -> ExitCode {
         unsafe { libc::_exit(code.into()) };
     }
     code
+}
+
+/// A workload that the bundled guest does not know is a wrong command line, although the guest found out.
+fn exit_code(outcome: &Outcome, bundled: bool) -> ExitCode {
+    if bundled && outcome.reason == Reason::Verdict(exit::BAD_WORKLOAD) {
+        ExitCode::Usage
+    } else {
+        outcome.exit_code()
+    }
 }
 
 fn run(args: RunArgs) -> Result<Outcome, Failure> {
@@ -139,7 +152,13 @@ fn run(args: RunArgs) -> Result<Outcome, Failure> {
     let config = config(args)?;
     let host_failed = |error: io::Error| Failure::new(ExitCode::HostLacks, error);
     let signals = TerminationSignals::block().map_err(host_failed)?;
-    let machine = Machine::build(&config, Box::new(io::stdout()), Box::new(NoFallback))
+    // A descriptor of its own: a vCPU that is stuck in writing to it must not hold the lock of this
+    // process's stdout.
+    let console = io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(host_failed)?;
+    let machine = Machine::build(&config, Box::new(File::from(console)), Box::new(NoFallback))
         .map_err(|error| Failure::new(error.exit_code(), error))?;
     machine
         .start()
@@ -174,6 +193,7 @@ fn config(args: RunArgs) -> Result<Config, Failure> {
 }
 
 fn complain(code: ExitCode, message: &str) -> ExitCode {
-    eprintln!("gmem: {message}");
+    // Not `eprintln`, which panics where stderr is closed.
+    let _ = writeln!(io::stderr(), "gmem: {message}");
     code
 }
