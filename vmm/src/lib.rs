@@ -2,5 +2,12 @@
 
 pub mod boot;
 pub mod check;
+pub mod cli;
+pub mod exit_code;
 pub mod fallback;
+pub mod kvm;
+pub mod machine;
 pub mod memory;
+pub mod outcome;
+pub mod report;
+pub mod signals;

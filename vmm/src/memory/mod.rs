@@ -1,5 +1,6 @@
-//! Guest memory and the kernel's means of moving its frames: reservations, userfaultfd, pagemap.
+//! Guest memory and the kernel's means of moving its frames.
 
 pub mod pagemap;
+pub mod ram;
 pub mod reserve;
 pub mod userfault;

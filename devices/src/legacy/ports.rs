@@ -1,0 +1,145 @@
+//! Which port belongs to which device.
+
+use std::io::Write;
+use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
+use std::time::Instant;
+
+use gmem_wire::{mark, port};
+
+use super::{Console, ResultLine};
+
+const SERIAL_LAST: u16 = port::SERIAL + 7;
+
+/// What the monitor has to do after a port was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Let the vCPU go on.
+    Continue,
+    /// End the microVM: the guest's verdict, see [`gmem_wire::exit`].
+    Exit(u32),
+}
+
+/// The port I/O space of a microVM. Shared by its vCPUs.
+#[derive(Debug)]
+pub struct Ports<W: Write> {
+    console: Mutex<Console<W>>,
+    result: ResultLine,
+    workload_began: OnceLock<Instant>,
+}
+
+impl<W: Write> Ports<W> {
+    /// The devices, with a console that writes to `out`.
+    pub fn new(out: W) -> Self {
+        let console = Console::new(out);
+        Self {
+            result: console.result(),
+            console: Mutex::new(console),
+            workload_began: OnceLock::new(),
+        }
+    }
+
+    /// A read of `data.len()` bytes from `port` (for a string instruction: that many in a row). Nobody's
+    /// ports read as all ones.
+    pub fn read(&self, port: u16, data: &mut [u8]) {
+        match port {
+            port::SERIAL..=SERIAL_LAST => {
+                let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+                data.fill_with(|| console.read((port - port::SERIAL) as u8));
+            }
+            _ => data.fill(0xff),
+        }
+    }
+
+    /// A write of `data` to `port`. Writes to nobody's ports are lost, as on a PC.
+    pub fn write(&self, port: u16, data: &[u8]) -> Action {
+        match port {
+            port::SERIAL..=SERIAL_LAST => {
+                let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+                for byte in data {
+                    console.write((port - port::SERIAL) as u8, *byte);
+                }
+            }
+            port::MARK if data.first() == Some(&mark::WORKLOAD) => {
+                // The first mark counts: a guest cannot move its own start.
+                let _ = self.workload_began.set(Instant::now());
+            }
+            port::EXIT => {
+                // A narrower write is taken as the low bytes of the verdict.
+                let mut verdict = [0; 4];
+                let len = data.len().min(4);
+                verdict[..len].copy_from_slice(&data[..len]);
+                return Action::Exit(u32::from_le_bytes(verdict));
+            }
+            _ => {}
+        }
+        Action::Continue
+    }
+
+    /// When the guest first said that its workload begins.
+    pub fn workload_began(&self) -> Option<Instant> {
+        self.workload_began.get().copied()
+    }
+
+    /// The guest's last result line, if it has written one. Does not wait for the console.
+    pub fn result(&self) -> Option<Vec<u8>> {
+        self.result.get()
+    }
+
+    /// Passes on an unfinished last line of the console. Where a vCPU still holds the console (it may be
+    /// stuck in writing to an output that nobody reads) the line is left, so that ending never hangs.
+    pub fn finish(&self) {
+        match self.console.try_lock() {
+            Ok(mut console) => console.finish(),
+            Err(TryLockError::Poisoned(console)) => console.into_inner().finish(),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_port_carries_the_whole_verdict() {
+        let ports = Ports::new(std::io::sink());
+        assert_eq!(
+            ports.write(port::EXIT, &0x1234_5678u32.to_le_bytes()),
+            Action::Exit(0x1234_5678)
+        );
+        assert_eq!(ports.write(port::EXIT, &[7]), Action::Exit(7));
+        assert_eq!(ports.write(port::EXIT, &[1; 16]), Action::Exit(0x0101_0101));
+    }
+
+    #[test]
+    fn only_the_first_workload_mark_counts() {
+        let ports = Ports::new(std::io::sink());
+        assert_eq!(ports.write(port::MARK, &[9]), Action::Continue);
+        assert_eq!(ports.workload_began(), None);
+        ports.write(port::MARK, &[mark::WORKLOAD]);
+        let first = ports.workload_began();
+        assert!(first.is_some());
+        ports.write(port::MARK, &[mark::WORKLOAD]);
+        assert_eq!(ports.workload_began(), first);
+    }
+
+    #[test]
+    fn a_string_write_reaches_the_console_byte_by_byte() {
+        let mut out = Vec::new();
+        let ports = Ports::new(&mut out);
+        ports.write(port::SERIAL, b"{\"workload\":2}\nrest");
+        assert_eq!(ports.result().unwrap(), br#"{"workload":2}"#.to_vec());
+        ports.finish();
+        drop(ports);
+        assert_eq!(out, b"{\"workload\":2}\nrest");
+    }
+
+    #[test]
+    fn unclaimed_ports_read_as_ones_and_swallow_writes() {
+        let ports = Ports::new(std::io::sink());
+        let mut data = [0; 4];
+        ports.read(0x71, &mut data);
+        assert_eq!(data, [0xff; 4]);
+        assert_eq!(ports.write(0x80, &[1, 2]), Action::Continue);
+    }
+}

@@ -1,0 +1,193 @@
+//! `gmem run`: one microVM, from its options to its exit code.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use gmem_wire::exit;
+
+use super::memory::{self, MemoryArg};
+use super::tier::{self, TierArg, Tiers};
+use crate::boot;
+use crate::exit_code::ExitCode;
+use crate::machine::{Config, Machine, Payload};
+use crate::outcome::{Outcome, Reason};
+use crate::report::{OutcomeKind, Report, ReportSink};
+use crate::signals::TerminationSignals;
+
+/// What the bundled guest does if nobody says otherwise.
+const DEFAULT_WORKLOAD: &str = "verify epochs=3";
+
+/// The options of `gmem run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// A 64-bit ELF kernel (Linux: vmlinux); without it the bundled guest runs
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// The kernel's initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+
+    /// The kernel's command line
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    cmdline: String,
+
+    /// How many vCPUs
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=254))]
+    cpus: u8,
+
+    /// The guest's memory; with overcommit=allow it may be more than the tiers hold
+    #[arg(long, value_name = "SIZE[,overcommit=allow]", default_value = "512M", value_parser = memory::parse)]
+    memory: MemoryArg,
+
+    /// What holds the guest's memory, nearest first; the first is host:SIZE. Kinds: host, hbm, zip, file.
+    /// Or none: plain memory
+    #[arg(long = "tier", value_name = "KIND:SIZE[,key=value...]", value_parser = tier::parse)]
+    tiers: Vec<TierArg>,
+
+    /// A Unix socket for the control API
+    #[arg(long, value_name = "PATH")]
+    api_sock: Option<PathBuf>,
+
+    /// Where the JSON report goes at the end: a file, or - for stdout
+    #[arg(long, value_name = "FILE|-")]
+    report: Option<String>,
+
+    /// What the bundled guest does
+    #[arg(long, value_name = "NAME key=value ...", conflicts_with = "kernel")]
+    workload: Option<String>,
+}
+
+/// Why a run ended before its guest could.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the process ends with.
+    pub code: ExitCode,
+    /// One line: cause and remedy.
+    pub message: String,
+}
+
+impl Failure {
+    /// The failure that `error` is.
+    pub fn new(code: ExitCode, error: impl std::fmt::Display) -> Self {
+        Self {
+            code,
+            message: error.to_string(),
+        }
+    }
+}
+
+/// Runs the microVM. All that goes wrong is said on stderr, and in the report if one is asked for.
+pub fn execute(args: RunArgs, started: Instant) -> ExitCode {
+    let sink = match args.report.as_deref().map(ReportSink::open).transpose() {
+        Ok(sink) => sink,
+        Err(error) => return complain(ExitCode::Usage, &error.to_string()),
+    };
+    let memory_bytes = args.memory.size;
+    let bundled = args.kernel.is_none();
+    let (mut code, mut report, abandoned) = match run(args) {
+        Ok(outcome) => (
+            exit_code(&outcome, bundled),
+            outcome.report(started),
+            outcome.abandoned,
+        ),
+        Err(failure) => {
+            let mut report = Report::new(OutcomeKind::Error);
+            report.message = Some(failure.message);
+            (failure.code, report, false)
+        }
+    };
+    report.memory.size_bytes = memory_bytes;
+    if let Some(message) = &report.message {
+        complain(code, message);
+    }
+    if let Some(Err(error)) = sink.map(|sink| sink.write(&report, !abandoned)) {
+        complain(code, &error.to_string());
+        if code == ExitCode::Success {
+            code = ExitCode::Failed;
+        }
+    }
+    if abandoned {
+        // A vCPU thread is stuck in the kernel; running destructors beneath it could hang.
+        // SAFETY: ends the process; the report is written and flushed.
+        unsafe { libc::_exit(code.into()) };
+    }
+    code
+}
+
+/// A workload that the bundled guest does not know is a wrong command line, although the guest found out.
+fn exit_code(outcome: &Outcome, bundled: bool) -> ExitCode {
+    if bundled && outcome.reason == Reason::Verdict(exit::BAD_WORKLOAD) {
+        ExitCode::Usage
+    } else {
+        outcome.exit_code()
+    }
+}
+
+fn run(args: RunArgs) -> Result<Outcome, Failure> {
+    let usage = |error: &dyn std::fmt::Display| Failure::new(ExitCode::Usage, error);
+    match tier::combine(args.tiers.clone()).map_err(|error| usage(&error))? {
+        Tiers::Plain => {}
+        Tiers::Tiered(_) => {
+            return Err(usage(
+                &"this build has no tiers yet; give --tier none for plain memory",
+            ));
+        }
+    }
+    if args.api_sock.is_some() {
+        return Err(usage(
+            &"this build has no control API yet; leave --api-sock out",
+        ));
+    }
+    let config = config(args)?;
+    let host_failed = |error: io::Error| Failure::new(ExitCode::HostLacks, error);
+    let signals = TerminationSignals::block().map_err(host_failed)?;
+    // A descriptor of its own: a vCPU that is stuck in writing to it must not hold the lock of this
+    // process's stdout.
+    let console = io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(host_failed)?;
+    let machine = Machine::build(&config, Box::new(File::from(console)))
+        .map_err(|error| Failure::new(error.exit_code(), error))?;
+    machine
+        .start()
+        .map_err(|error| Failure::new(error.exit_code(), error))?
+        .run_to_end(&signals)
+        .map_err(host_failed)
+}
+
+fn config(args: RunArgs) -> Result<Config, Failure> {
+    let payload = match args.kernel {
+        Some(path) => Payload::Kernel {
+            path,
+            command_line: args.cmdline,
+            initrd: args.initrd,
+        },
+        None => Payload::Bundled {
+            image: boot::bundled::IMAGE,
+            workload: args.workload.unwrap_or_else(|| DEFAULT_WORKLOAD.into()),
+            extra: args.cmdline,
+        },
+    };
+    Ok(Config {
+        memory: args.memory.size,
+        cpus: args.cpus.into(),
+        payload,
+    })
+}
+
+fn complain(code: ExitCode, message: &str) -> ExitCode {
+    // Not `eprintln`, which panics where stderr is closed.
+    let _ = writeln!(io::stderr(), "gmem: {message}");
+    code
+}

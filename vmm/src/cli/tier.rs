@@ -1,0 +1,299 @@
+//! `--tier KIND:SIZE[,key=value...]`, nearest first, or `--tier none`.
+
+use std::path::PathBuf;
+
+use gmem_core::page::{BLOCK_SIZE, Unit};
+
+use super::size::{self, SizeError};
+
+/// The kinds that this version has.
+const KINDS: &str = "host, hbm, zip, file";
+/// Kinds that later versions will have.
+const LATER: [&str; 4] = ["mapped", "remote", "cuda", "swap"];
+
+/// One `--tier`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TierArg {
+    /// `none`: plain memory, nothing beneath the guest.
+    Plain,
+    /// A tier.
+    Tier(TierSpec),
+}
+
+/// A tier to be made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TierSpec {
+    /// What it can hold, bytes.
+    pub size: u64,
+    /// What it is made of.
+    pub kind: TierKind,
+}
+
+/// What a tier is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TierKind {
+    /// Host RAM, where the guest can use it.
+    Host {
+        /// What moves at once.
+        unit: Unit,
+    },
+    /// Emulated accelerator memory.
+    Hbm {
+        /// Added to each transfer, microseconds.
+        latency_us: u32,
+        /// Transfer rate, 10^9 bytes a second; unlimited if not given.
+        gbps: Option<f64>,
+    },
+    /// Compressed memory.
+    Zip,
+    /// A file.
+    File {
+        /// Its path.
+        path: PathBuf,
+    },
+}
+
+impl TierKind {
+    /// The name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Host { .. } => "host",
+            Self::Hbm { .. } => "hbm",
+            Self::Zip => "zip",
+            Self::File { .. } => "file",
+        }
+    }
+}
+
+/// The memory beneath a guest.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tiers {
+    /// Plain memory.
+    Plain,
+    /// Tiers, nearest first; the first is the one `host`.
+    Tiered(Vec<TierSpec>),
+}
+
+/// What is wrong with a `--tier`.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum TierError {
+    /// No size.
+    #[error("'{0}' has no size; give KIND:SIZE[,key=value...], like host:128M")]
+    NoSize(String),
+    /// A kind that nobody knows.
+    #[error("unknown tier kind '{0}'; this version has {KINDS}")]
+    UnknownKind(String),
+    /// A kind that is not there yet.
+    #[error("tier kind '{0}' is not available yet in this version; it has {KINDS}")]
+    NotYet(String),
+    /// The size.
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// Not a key with a value.
+    #[error("'{0}' is not key=value; separate keys by commas, like hbm:1G,latency_us=5")]
+    NotKeyValue(String),
+    /// A key that the kind does not have.
+    #[error("a {kind} tier has no key '{key}'; {remedy}")]
+    UnknownKey {
+        /// Of the tier.
+        kind: &'static str,
+        /// As given.
+        key: String,
+        /// What it has.
+        remedy: &'static str,
+    },
+    /// A key twice.
+    #[error("key '{0}' is given twice; give it once")]
+    DuplicateKey(String),
+    /// A value that does not fit its key.
+    #[error("{key}={value} does not fit; give {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// As given.
+        value: String,
+        /// What fits.
+        expected: &'static str,
+    },
+    /// A file without a name.
+    #[error("a file tier needs a path; give file:SIZE,path=FILE")]
+    NoPath,
+    /// Blocks that do not fill the tier.
+    #[error(
+        "a host tier of {0} bytes with unit=2M is not a whole number of 2M blocks; give a multiple of 2M"
+    )]
+    NotBlocks(u64),
+    /// `none` and something else.
+    #[error(
+        "--tier none means plain memory and cannot be combined with other tiers; give one or the other"
+    )]
+    NoneCombined,
+    /// Another first tier.
+    #[error(
+        "the first tier is {0}, but a guest can only use host memory directly; give --tier host:SIZE first"
+    )]
+    FirstNotHost(&'static str),
+    /// Two of them.
+    #[error("there is more than one host tier; give one, with the sizes added up")]
+    SecondHost,
+    /// Two tiers in one file.
+    #[error("two tiers use the file {}; give each its own", .0.display())]
+    SameFile(PathBuf),
+}
+
+/// Reads one `--tier`.
+pub fn parse(text: &str) -> Result<TierArg, TierError> {
+    if text == "none" {
+        return Ok(TierArg::Plain);
+    }
+    let mut parts = text.split(',');
+    let head = parts.next().unwrap_or_default();
+    let (kind, size_text) = match head.split_once(':') {
+        Some(split) => split,
+        None => (head, ""),
+    };
+    if LATER.contains(&kind) {
+        return Err(TierError::NotYet(kind.into()));
+    }
+    if !["host", "hbm", "zip", "file"].contains(&kind) {
+        return Err(TierError::UnknownKind(kind.into()));
+    }
+    if size_text.is_empty() {
+        return Err(TierError::NoSize(text.into()));
+    }
+    let size = size::parse(size_text)?;
+    let keys = keys(parts)?;
+    let kind = match kind {
+        "host" => host(size, &keys)?,
+        "hbm" => hbm(&keys)?,
+        "zip" => zip(&keys)?,
+        _ => file(&keys)?,
+    };
+    Ok(TierArg::Tier(TierSpec { size, kind }))
+}
+
+/// Puts the options together, in their order.
+pub fn combine(args: Vec<TierArg>) -> Result<Tiers, TierError> {
+    if args.contains(&TierArg::Plain) {
+        return match args.len() {
+            1 => Ok(Tiers::Plain),
+            _ => Err(TierError::NoneCombined),
+        };
+    }
+    let specs: Vec<TierSpec> = args
+        .into_iter()
+        .filter_map(|arg| match arg {
+            TierArg::Plain => None,
+            TierArg::Tier(spec) => Some(spec),
+        })
+        .collect();
+    let mut files = Vec::new();
+    for (index, spec) in specs.iter().enumerate() {
+        match (&spec.kind, index) {
+            (TierKind::Host { .. }, 0) => {}
+            (TierKind::Host { .. }, _) => return Err(TierError::SecondHost),
+            (kind, 0) => return Err(TierError::FirstNotHost(kind.name())),
+            (TierKind::File { path }, _) if files.contains(&path) => {
+                return Err(TierError::SameFile(path.clone()));
+            }
+            (TierKind::File { path }, _) => files.push(path),
+            _ => {}
+        }
+    }
+    Ok(Tiers::Tiered(specs))
+}
+
+type Keys<'a> = Vec<(&'a str, &'a str)>;
+
+fn keys<'a>(parts: impl Iterator<Item = &'a str>) -> Result<Keys<'a>, TierError> {
+    let mut keys: Keys<'a> = Vec::new();
+    for part in parts {
+        let (key, value) = part
+            .split_once('=')
+            .ok_or_else(|| TierError::NotKeyValue(part.into()))?;
+        if keys.iter().any(|(known, _)| *known == key) {
+            return Err(TierError::DuplicateKey(key.into()));
+        }
+        keys.push((key, value));
+    }
+    Ok(keys)
+}
+
+fn host(size: u64, keys: &Keys<'_>) -> Result<TierKind, TierError> {
+    let mut unit = Unit::Page;
+    for &(key, value) in keys {
+        match (key, value) {
+            ("unit", "4K") => unit = Unit::Page,
+            ("unit", "2M") => unit = Unit::Block,
+            ("unit", _) => return Err(bad_value("unit", value, "unit=4K or unit=2M")),
+            _ => return Err(unknown("host", key, "its one key is unit")),
+        }
+    }
+    if unit == Unit::Block && !size.is_multiple_of(BLOCK_SIZE as u64) {
+        return Err(TierError::NotBlocks(size));
+    }
+    Ok(TierKind::Host { unit })
+}
+
+fn hbm(keys: &Keys<'_>) -> Result<TierKind, TierError> {
+    let mut latency_us = 0;
+    let mut gbps = None;
+    for &(key, value) in keys {
+        match key {
+            "latency_us" => {
+                latency_us = value
+                    .parse()
+                    .map_err(|_| bad_value("latency_us", value, "whole microseconds"))?;
+            }
+            "gbps" => {
+                let rate = value
+                    .parse()
+                    .ok()
+                    .filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+                let bad = || bad_value("gbps", value, "a positive number of 10^9 bytes a second");
+                gbps = Some(rate.ok_or_else(bad)?);
+            }
+            _ => return Err(unknown("hbm", key, "its keys are latency_us and gbps")),
+        }
+    }
+    Ok(TierKind::Hbm { latency_us, gbps })
+}
+
+fn zip(keys: &Keys<'_>) -> Result<TierKind, TierError> {
+    match keys.first() {
+        None => Ok(TierKind::Zip),
+        Some((key, _)) => Err(unknown("zip", key, "it has none")),
+    }
+}
+
+fn file(keys: &Keys<'_>) -> Result<TierKind, TierError> {
+    let mut path = None;
+    for &(key, value) in keys {
+        match key {
+            "path" => path = Some(value).filter(|value| !value.is_empty()),
+            _ => return Err(unknown("file", key, "its one key is path")),
+        }
+    }
+    let path = path.ok_or(TierError::NoPath)?.into();
+    Ok(TierKind::File { path })
+}
+
+fn unknown(kind: &'static str, key: &str, remedy: &'static str) -> TierError {
+    TierError::UnknownKey {
+        kind,
+        key: key.into(),
+        remedy,
+    }
+}
+
+fn bad_value(key: &'static str, value: &str, expected: &'static str) -> TierError {
+    TierError::Value {
+        key,
+        value: value.into(),
+        expected,
+    }
+}
+
+#[cfg(test)]
+#[path = "tier_tests.rs"]
+mod tests;

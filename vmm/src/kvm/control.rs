@@ -1,0 +1,287 @@
+//! The vCPU threads, and what others can ask of them: run, pause, resume, stop.
+//!
+//! Every vCPU thread passes the [`Gate`] whenever KVM_RUN returns `EINTR`. A request is written to the gate
+//! first, then the threads are kicked; see [`super::kick`] for why none can miss it.
+
+use std::io;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::signal::Killable;
+
+use super::exits::{Cause, End, VcpuError};
+use super::run_loop::Shared;
+use super::vcpu::Vcpu;
+use super::{affinity, kick};
+
+/// What the threads are asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Request {
+    Run,
+    Pause,
+    Stop,
+}
+
+/// vCPUs that did not leave KVM_RUN in time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("vCPUs {vcpus:?} did not leave the guest within {limit:?}")]
+pub struct StillRunning {
+    /// Their numbers.
+    pub vcpus: Vec<usize>,
+    /// How long they had.
+    pub limit: Duration,
+}
+
+struct State {
+    request: Request,
+    parked: Vec<bool>,
+    ends: Vec<Option<End>>,
+    first_end: Option<usize>,
+}
+
+/// Where vCPU threads meet those who control them.
+pub(super) struct Gate {
+    /// Copy of the state's request that is read before each KVM_RUN.
+    request: AtomicU8,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Counts ends.
+    ended: EventFd,
+    entered: OnceLock<Instant>,
+}
+
+impl Gate {
+    fn new(vcpus: usize) -> io::Result<Self> {
+        Ok(Self {
+            request: AtomicU8::new(Request::Run as u8),
+            state: Mutex::new(State {
+                request: Request::Run,
+                parked: vec![false; vcpus],
+                ends: vec![None; vcpus],
+                first_end: None,
+            }),
+            changed: Condvar::new(),
+            ended: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            entered: OnceLock::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is a single assignment: a panicked holder cannot have left half of one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first vCPU is about to enter the guest.
+    pub(super) fn entering(&self) {
+        let _ = self.entered.set(Instant::now());
+    }
+
+    /// Whether there is anything else to do than run.
+    pub(super) fn requested(&self) -> bool {
+        self.request.load(Ordering::SeqCst) != Request::Run as u8
+    }
+
+    /// Called by vCPU `index` outside KVM_RUN: stays here during a pause. Returns `Run` or `Stop`.
+    pub(super) fn checkpoint(&self, index: usize) -> Request {
+        let mut state = self.lock();
+        while state.request == Request::Pause {
+            state.parked[index] = true;
+            self.changed.notify_all();
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.parked[index] = false;
+        state.request
+    }
+
+    fn ask(&self, request: Request) {
+        let mut state = self.lock();
+        state.request = request;
+        self.request.store(request as u8, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
+    fn end(&self, index: usize, end: End) {
+        let mut state = self.lock();
+        if end.cause != Cause::Stopped {
+            state.first_end.get_or_insert(index);
+        }
+        state.ends[index] = Some(end);
+        self.changed.notify_all();
+        // The counter cannot overflow: it is written once by each vCPU.
+        let _ = self.ended.write(1);
+    }
+
+    /// Waits until `done` holds for every vCPU; those for which it does not by the deadline are the error.
+    fn wait(
+        &self,
+        limit: Duration,
+        done: impl Fn(&State, usize) -> bool,
+    ) -> Result<(), StillRunning> {
+        let deadline = Instant::now() + limit;
+        let mut state = self.lock();
+        loop {
+            let vcpus: Vec<_> = (0..state.ends.len())
+                .filter(|&index| !done(&state, index))
+                .collect();
+            if vcpus.is_empty() {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StillRunning { vcpus, limit });
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+/// Tells the gate that a vCPU thread is over, also when it panicked.
+struct EndGuard<'a> {
+    gate: &'a Gate,
+    index: usize,
+    end: Option<End>,
+}
+
+impl Drop for EndGuard<'_> {
+    fn drop(&mut self) {
+        let end = self.end.take().unwrap_or(End {
+            cause: Cause::Error(VcpuError::Panicked),
+            position: None,
+        });
+        self.gate.end(self.index, end);
+    }
+}
+
+/// The running vCPU threads of one microVM.
+///
+/// Dropping the value asks them to stop and waits a second.
+pub struct VcpuThreads {
+    gate: Arc<Gate>,
+    threads: Vec<JoinHandle<()>>,
+    cpus: Vec<usize>,
+}
+
+impl VcpuThreads {
+    /// Starts a thread for each vCPU, named `vcpu0` and so on, vCPU n pinned to host CPU `cpus[n]` (as
+    /// dealt by [`affinity::assign`]). They enter the guest at once.
+    pub fn start(vcpus: Vec<Vcpu>, cpus: Vec<usize>, shared: &Arc<Shared>) -> io::Result<Self> {
+        kick::install_handler()?;
+        let gate = Arc::new(Gate::new(vcpus.len())?);
+        let mut started = Self {
+            gate: Arc::clone(&gate),
+            threads: Vec::with_capacity(vcpus.len()),
+            cpus,
+        };
+        for (index, mut vcpu) in vcpus.into_iter().enumerate() {
+            let (gate, shared) = (Arc::clone(&gate), Arc::clone(shared));
+            let cpu = started.cpus.get(index).copied();
+            let thread = thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || {
+                    let mut guard = EndGuard {
+                        gate: &gate,
+                        index,
+                        end: None,
+                    };
+                    // The CPU may have been taken from the process since it was dealt: then the vCPU runs
+                    // wherever it may, slower but right.
+                    let _ = cpu.map(affinity::pin);
+                    guard.end = Some(vcpu.run(&shared, &gate));
+                })?;
+            started.threads.push(thread);
+        }
+        Ok(started)
+    }
+
+    /// The host CPU of each vCPU.
+    pub fn cpus(&self) -> &[usize] {
+        &self.cpus
+    }
+
+    /// When the first vCPU entered the guest.
+    pub fn entered(&self) -> Option<Instant> {
+        self.gate.entered.get().copied()
+    }
+
+    /// Becomes readable when a vCPU has ended; see [`Self::first_end`].
+    pub fn ended(&self) -> &EventFd {
+        &self.gate.ended
+    }
+
+    /// The first vCPU that ended by itself (not by [`Self::stop`]), and how.
+    pub fn first_end(&self) -> Option<(usize, End)> {
+        let state = self.gate.lock();
+        let index = state.first_end?;
+        Some((index, state.ends[index].clone()?))
+    }
+
+    /// Makes every vCPU leave KVM_RUN once, for example to look at a fault again.
+    pub fn kick(&self) {
+        for thread in &self.threads {
+            // A thread that is over needs no kick.
+            let _ = thread.kill(kick::kick_signal());
+        }
+    }
+
+    /// Pauses the guest: when this returns `Ok`, every vCPU has left KVM_RUN, with its last instruction
+    /// complete, and stays out until [`Self::resume`] or [`Self::stop`].
+    ///
+    /// After an error the request stands: the vCPUs named park as soon as they leave.
+    pub fn pause(&self, limit: Duration) -> Result<(), StillRunning> {
+        self.gate.ask(Request::Pause);
+        self.kick();
+        self.gate.wait(limit, |state, index| {
+            state.parked[index] || state.ends[index].is_some()
+        })
+    }
+
+    /// Lets a paused guest run on.
+    pub fn resume(&self) {
+        self.gate.ask(Request::Run);
+    }
+
+    /// Stops the guest for good and joins the threads. The ends, in the order of the vCPUs; where a thread
+    /// did not leave KVM_RUN within `limit`, `None`: it is abandoned, and the process has to be left
+    /// by `_exit`.
+    pub fn stop(mut self, limit: Duration) -> Vec<Option<End>> {
+        self.halt(limit);
+        self.gate.lock().ends.clone()
+    }
+
+    fn halt(&mut self, limit: Duration) {
+        self.gate.ask(Request::Stop);
+        self.kick();
+        let stuck = match self
+            .gate
+            .wait(limit, |state, index| state.ends[index].is_some())
+        {
+            Ok(()) => Vec::new(),
+            Err(still) => still.vcpus,
+        };
+        for (index, thread) in self.threads.drain(..).enumerate() {
+            if !stuck.contains(&index) {
+                // A panic is already on record as the vCPU's end.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Drop for VcpuThreads {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.halt(Duration::from_secs(1));
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! A microVM from its configuration to its outcome.
+//!
+//! [`Machine::build`] makes memory, KVM's side and vCPUs, and loads the kernel. [`Machine::start`] lets the
+//! vCPUs go. [`Running::wait`] tells what happens next, [`Running::finish`] stops everything and says how it
+//! ended. Between build and start nobody else touches the memory: what serves its pages is put in place there.
+
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gmem_devices::legacy::Ports;
+
+use crate::boot::elf::{self, KernelError};
+use crate::boot::{self, BootError, Entry, Protocol};
+use crate::exit_code::ExitCode;
+use crate::kvm::control::VcpuThreads;
+use crate::kvm::exits::End;
+use crate::kvm::host::{Host, HostError};
+use crate::kvm::run_loop::Shared;
+use crate::kvm::vcpu::Vcpu;
+use crate::kvm::vm::Vm;
+use crate::kvm::{KvmError, affinity};
+use crate::memory::ram::{GuestRam, RamError};
+use crate::outcome::{Outcome, Reason};
+use crate::signals::TerminationSignals;
+
+/// How long vCPUs have to leave the guest at the end.
+const STOP_LIMIT: Duration = Duration::from_millis(700);
+
+/// What runs in the microVM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// The guest that comes with gmem.
+    Bundled {
+        /// Its ELF image.
+        image: &'static [u8],
+        /// `NAME key=value ...`
+        workload: String,
+        /// Words for its command line, before the workload.
+        extra: String,
+    },
+    /// A kernel of the user's.
+    Kernel {
+        /// A 64-bit ELF file.
+        path: PathBuf,
+        /// Its command line.
+        command_line: String,
+        /// Its initial RAM disk.
+        initrd: Option<PathBuf>,
+    },
+}
+
+/// A microVM to be built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Bytes of memory, a multiple of 4 KiB.
+    pub memory: u64,
+    /// How many vCPUs, at least one.
+    pub cpus: usize,
+    /// What it runs.
+    pub payload: Payload,
+}
+
+/// Why a microVM could not be built or started.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Its memory.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// Its kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// What stands beside the kernel in memory.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// More vCPUs than KVM offers.
+    #[error("{found} vCPUs asked for, this host's KVM offers at most {limit}; lower --cpus")]
+    TooManyVcpus {
+        /// Asked for.
+        found: usize,
+        /// Most that work.
+        limit: usize,
+    },
+    /// The host's KVM.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// A KVM call.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// CPUs or threads.
+    #[error(
+        "no threads for the vCPUs: {0}; look at `ulimit -u` and the cgroup's limit of processes"
+    )]
+    Threads(#[source] io::Error),
+}
+
+impl BuildError {
+    /// Whose fault it is.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Ram(_) | Self::Kernel(_) | Self::Boot(_) | Self::TooManyVcpus { .. } => {
+                ExitCode::Usage
+            }
+            Self::Host(_) | Self::Kvm(_) | Self::Threads(_) => ExitCode::HostLacks,
+        }
+    }
+}
+
+/// A microVM that has not run yet.
+pub struct Machine {
+    vm: Vm,
+    vcpus: Vec<Vcpu>,
+    cpus: Vec<usize>,
+    shared: Arc<Shared>,
+}
+
+impl Machine {
+    /// Builds the microVM. Its console goes to `output`.
+    pub fn build(config: &Config, output: Box<dyn Write + Send>) -> Result<Self, BuildError> {
+        let ram = Arc::new(GuestRam::new(config.memory)?);
+        let kernel = match &config.payload {
+            Payload::Bundled { image, .. } => elf::load_bundled(&ram, image)?,
+            Payload::Kernel { path, .. } => elf::load_file(&ram, path)?,
+        };
+        let host = Host::open()?;
+        if config.cpus > host.max_vcpus() {
+            return Err(BuildError::TooManyVcpus {
+                found: config.cpus,
+                limit: host.max_vcpus(),
+            });
+        }
+        let vm = Vm::new(&host, Arc::clone(&ram))?;
+        let supported = host.cpuid()?;
+        let vcpus = (0..config.cpus)
+            .map(|index| Vcpu::new(&vm, index, config.cpus, &supported))
+            .collect::<Result<Vec<_>, _>>()?;
+        write_boot_information(&ram, config, &kernel, &vcpus)?;
+        enter(&vcpus, &kernel.entry)?;
+        Ok(Self {
+            cpus: affinity::assign(config.cpus).map_err(BuildError::Threads)?,
+            vm,
+            vcpus,
+            shared: Arc::new(Shared {
+                ram,
+                ports: Ports::new(output),
+            }),
+        })
+    }
+
+    /// The guest's memory.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.shared.ram
+    }
+
+    /// The host CPU that each vCPU's thread will be pinned to.
+    pub fn cpus(&self) -> &[usize] {
+        &self.cpus
+    }
+
+    /// Starts the vCPU threads.
+    pub fn start(self) -> Result<Running, BuildError> {
+        let threads =
+            VcpuThreads::start(self.vcpus, self.cpus, &self.shared).map_err(BuildError::Threads)?;
+        Ok(Running {
+            threads,
+            shared: self.shared,
+            _vm: self.vm,
+        })
+    }
+}
+
+/// What [`Running::wait`] waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A vCPU ended: the run is over.
+    Ended,
+    /// The process was asked to end, by the signal of this name.
+    Signal(&'static str),
+    /// Neither, for as long as was asked.
+    Timeout,
+}
+
+/// A microVM whose vCPUs run.
+pub struct Running {
+    threads: VcpuThreads,
+    shared: Arc<Shared>,
+    // Last: the machine goes when its vCPUs are gone.
+    _vm: Vm,
+}
+
+impl Running {
+    /// The vCPU threads: to pause, resume and kick.
+    pub fn vcpus(&self) -> &VcpuThreads {
+        &self.threads
+    }
+
+    /// The guest's memory.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.shared.ram
+    }
+
+    /// Waits for the end of the run or a signal, for `limit` at most.
+    pub fn wait(&self, signals: &TerminationSignals, limit: Option<Duration>) -> io::Result<Event> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        loop {
+            if self.threads.first_end().is_some() {
+                return Ok(Event::Ended);
+            }
+            if let Some(name) = signals.take() {
+                return Ok(Event::Signal(name));
+            }
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(Event::Timeout);
+            }
+            poll(
+                [self.threads.ended().as_raw_fd(), signals.as_raw_fd()],
+                left,
+            )?;
+        }
+    }
+
+    /// Stops the vCPUs and says how the run ended: by the guest's own end if it has one, otherwise by the
+    /// signal of the name given.
+    pub fn finish(self, signal: Option<&'static str>) -> Outcome {
+        // Taken before the stop: what comes after a signal does not matter.
+        let own_end = self.threads.first_end();
+        let entered = self.threads.entered();
+        let ends = self.threads.stop(STOP_LIMIT);
+        self.shared.ports.finish();
+        let reason = match (own_end, signal) {
+            (Some((index, end)), _) => Reason::of_end(index, end),
+            (None, Some(name)) => Reason::Signal {
+                name,
+                boot_vcpu: ends.first().cloned().flatten().and_then(position),
+            },
+            (None, None) => Reason::Asked,
+        };
+        Outcome {
+            reason,
+            entered,
+            workload_began: self.shared.ports.workload_began(),
+            result: self.shared.ports.result(),
+            abandoned: ends.iter().any(Option::is_none),
+        }
+    }
+
+    /// Waits without a limit, then finishes. A second signal, during the finish, ends the process at once.
+    pub fn run_to_end(self, signals: &TerminationSignals) -> io::Result<Outcome> {
+        let signal = match self.wait(signals, None)? {
+            Event::Signal(name) => Some(name),
+            Event::Ended | Event::Timeout => None,
+        };
+        signals.let_the_next_one_kill();
+        Ok(self.finish(signal))
+    }
+}
+
+fn position(end: End) -> Option<crate::kvm::exits::Position> {
+    end.position
+}
+
+fn write_boot_information(
+    ram: &GuestRam,
+    config: &Config,
+    kernel: &elf::Kernel,
+    vcpus: &[Vcpu],
+) -> Result<(), BuildError> {
+    match &config.payload {
+        Payload::Bundled {
+            workload, extra, ..
+        } => {
+            let tsc_khz = match vcpus.first() {
+                Some(vcpu) => vcpu.tsc_khz()?,
+                None => 0,
+            };
+            let mut text = format!("gmem.cpus={} gmem.tsc_khz={tsc_khz} ", config.cpus);
+            if !extra.is_empty() {
+                text.push_str(extra);
+                text.push(' ');
+            }
+            text.push_str("-- ");
+            text.push_str(workload);
+            boot::write(ram, kernel, &text, None)?;
+        }
+        Payload::Kernel {
+            command_line,
+            initrd,
+            ..
+        } => boot::write(ram, kernel, command_line, initrd.as_ref())?,
+    }
+    Ok(())
+}
+
+/// Puts the vCPUs at the kernel's entry: all of them for the bundled guest, otherwise the boot vCPU, while the
+/// others wait until the kernel starts them.
+fn enter(vcpus: &[Vcpu], entry: &Entry) -> Result<(), KvmError> {
+    let entering = match entry.protocol {
+        Protocol::Bundled => vcpus.len(),
+        Protocol::Linux64 | Protocol::Pvh => 1,
+    };
+    vcpus
+        .iter()
+        .take(entering)
+        .try_for_each(|vcpu| vcpu.enter(entry))
+}
+
+/// Waits until one of the descriptors is readable, or `limit` is over, or a signal interrupts.
+fn poll(fds: [RawFd; 2], limit: Option<Duration>) -> io::Result<()> {
+    let mut polled = fds.map(|fd| libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    // Rounded up, so that the last wait does not become a busy loop.
+    let millis = limit.map_or(-1, |limit| {
+        i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
+    });
+    // SAFETY: the array is writable and its length is given.
+    let rc = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, millis) };
+    if rc < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(())
+}

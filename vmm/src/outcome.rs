@@ -1,0 +1,214 @@
+//! How a run ended, and what is said about it.
+
+use std::time::Instant;
+
+use gmem_wire::exit;
+
+use crate::exit_code::ExitCode;
+use crate::kvm::exits::{Cause, End, GuestFailure, Position, VcpuError};
+use crate::report::{Boot, Integrity, OutcomeKind, Report};
+
+/// Why a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The guest gave its verdict, see [`gmem_wire::exit`].
+    Verdict(u32),
+    /// The guest failed.
+    Guest {
+        /// What it did.
+        failure: GuestFailure,
+        /// Which vCPU, from 0.
+        vcpu: usize,
+        /// Where that vCPU was.
+        position: Option<Position>,
+    },
+    /// A signal asked for the end.
+    Signal {
+        /// Its name.
+        name: &'static str,
+        /// Where the first vCPU was.
+        boot_vcpu: Option<Position>,
+    },
+    /// The monitor ended the run for a reason of its own.
+    Asked,
+    /// The monitor or the host failed.
+    Error {
+        /// How.
+        error: VcpuError,
+        /// Which vCPU found out, from 0.
+        vcpu: usize,
+        /// Where that vCPU was.
+        position: Option<Position>,
+    },
+}
+
+impl Reason {
+    /// The reason that the end of vCPU `vcpu` is.
+    pub(crate) fn of_end(vcpu: usize, end: End) -> Self {
+        let position = end.position;
+        match end.cause {
+            Cause::Stopped => Self::Asked,
+            Cause::Exit(verdict) => Self::Verdict(verdict),
+            Cause::Guest(failure) => Self::Guest {
+                failure,
+                vcpu,
+                position,
+            },
+            Cause::Error(error) => Self::Error {
+                error,
+                vcpu,
+                position,
+            },
+        }
+    }
+}
+
+/// The end of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Why it ended.
+    pub reason: Reason,
+    /// When the guest was entered.
+    pub entered: Option<Instant>,
+    /// When the guest said that its workload begins.
+    pub workload_began: Option<Instant>,
+    /// The guest's result line.
+    pub result: Option<Vec<u8>>,
+    /// A vCPU thread did not end: the process has to be left by `_exit`.
+    pub abandoned: bool,
+}
+
+impl Outcome {
+    /// What the report calls it.
+    pub fn kind(&self) -> OutcomeKind {
+        match self.reason {
+            Reason::Verdict(exit::SUCCESS) => OutcomeKind::Success,
+            Reason::Verdict(_) | Reason::Guest { .. } => OutcomeKind::GuestFailure,
+            Reason::Signal { .. } | Reason::Asked => OutcomeKind::Killed,
+            Reason::Error { .. } => OutcomeKind::Error,
+        }
+    }
+
+    /// What the process ends with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self.kind() {
+            OutcomeKind::Success => ExitCode::Success,
+            OutcomeKind::GuestFailure | OutcomeKind::Killed | OutcomeKind::Error => {
+                ExitCode::Failed
+            }
+        }
+    }
+
+    /// One line about what went wrong; `None` after success.
+    pub fn message(&self) -> Option<String> {
+        let at = |vcpu: usize, position: &Option<Position>| match position {
+            Some(position) => format!(" (vCPU {vcpu} at {position})"),
+            None => format!(" (vCPU {vcpu})"),
+        };
+        Some(match &self.reason {
+            Reason::Verdict(verdict) => return verdict_message(*verdict),
+            Reason::Guest {
+                failure,
+                vcpu,
+                position,
+            } => format!("{failure}{}", at(*vcpu, position)),
+            Reason::Error {
+                error,
+                vcpu,
+                position,
+            } => format!("{error}{}", at(*vcpu, position)),
+            Reason::Signal {
+                name,
+                boot_vcpu: Some(position),
+            } => format!("killed by {name}; vCPU 0 was at {position}"),
+            Reason::Signal {
+                name,
+                boot_vcpu: None,
+            } => format!("killed by {name}; vCPU 0 did not leave the guest"),
+            Reason::Asked => "the run was ended by the monitor".into(),
+        })
+    }
+
+    /// What is known about the run without its memory: times from `started`, the guest's own result.
+    pub fn report(&self, started: Instant) -> Report {
+        let micros = |at: Instant| at.saturating_duration_since(started).as_micros() as u64;
+        let guest: Option<serde_json::Value> = self
+            .result
+            .as_deref()
+            .and_then(|line| serde_json::from_slice(line).ok());
+        Report {
+            message: self.message(),
+            boot: Boot {
+                to_entry_us: self.entered.map(micros),
+                to_workload_us: self.workload_began.map(micros),
+            },
+            integrity: guest.as_ref().map(Integrity::of_guest).unwrap_or_default(),
+            guest,
+            ..Report::new(self.kind())
+        }
+    }
+}
+
+fn verdict_message(verdict: u32) -> Option<String> {
+    Some(match verdict {
+        exit::SUCCESS => return None,
+        exit::MISMATCH => "the guest found bytes that are not what it wrote".into(),
+        exit::BAD_WORKLOAD => {
+            "the guest does not know this workload or one of its options; check --workload".into()
+        }
+        exit::PANIC => "the guest panicked; its console says why".into(),
+        exit::TRAP => "the guest took an unexpected exception; its console says which".into(),
+        other => format!("the guest reported failure {other}; its console may say why"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(reason: Reason, result: Option<&[u8]>) -> Outcome {
+        Outcome {
+            reason,
+            entered: None,
+            workload_began: None,
+            result: result.map(<[u8]>::to_vec),
+            abandoned: false,
+        }
+    }
+
+    #[test]
+    fn only_a_zero_verdict_is_success() {
+        let success = outcome(Reason::Verdict(0), None);
+        assert_eq!(success.kind(), OutcomeKind::Success);
+        assert_eq!(success.message(), None);
+        for verdict in [1, 2, 77, 101, 102, u32::MAX] {
+            let failure = outcome(Reason::Verdict(verdict), None);
+            assert_eq!(failure.kind(), OutcomeKind::GuestFailure);
+            assert_eq!(failure.exit_code(), ExitCode::Failed);
+            assert!(failure.message().is_some());
+        }
+    }
+
+    #[test]
+    fn a_result_that_is_not_json_is_no_result() {
+        let started = Instant::now();
+        let garbage = outcome(Reason::Verdict(0), Some(b"{\"workload\":oops"));
+        assert_eq!(garbage.report(started).guest, None);
+        let deep = [b"{\"workload\":".as_slice(), &[b'['; 10_000]].concat();
+        assert_eq!(
+            outcome(Reason::Verdict(0), Some(&deep))
+                .report(started)
+                .guest,
+            None
+        );
+    }
+
+    #[test]
+    fn the_guests_integrity_reaches_the_report() {
+        let line = br#"{"workload":"verify","verified_bytes":7,"mismatched_bytes":1}"#;
+        let report = outcome(Reason::Verdict(1), Some(line)).report(Instant::now());
+        assert_eq!(report.integrity.verified_bytes, 7);
+        assert_eq!(report.integrity.mismatched_bytes, 1);
+        assert_eq!(report.guest.unwrap()["workload"], "verify");
+    }
+}
