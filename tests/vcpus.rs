@@ -25,6 +25,7 @@ fn machine(code: &[u8], cpus: usize) -> Machine {
     let config = Config {
         memory: 16 << 20,
         cpus,
+        plan: None,
         payload: Payload::Bundled {
             image: Box::leak(image.into_boxed_slice()),
             workload: "test".into(),
@@ -206,6 +207,7 @@ fn a_vcpu_that_waits_for_its_start_up_interrupt_can_be_paused_and_stopped() {
     let config = Config {
         memory: 16 << 20,
         cpus: 2,
+        plan: None,
         payload: Payload::Kernel {
             path,
             command_line: String::new(),

@@ -22,6 +22,9 @@ use crate::kvm::run_loop::Shared;
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::vm::Vm;
 use crate::kvm::{KvmError, affinity};
+use crate::memory::arming::ArmError;
+use crate::memory::managed::ManagedMemory;
+use crate::memory::plan::Plan;
 use crate::memory::ram::{GuestRam, RamError};
 use crate::outcome::{Outcome, Reason};
 use crate::signals::TerminationSignals;
@@ -53,10 +56,12 @@ pub enum Payload {
 }
 
 /// A microVM to be built.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Bytes of memory, a multiple of 4 KiB.
     pub memory: u64,
+    /// What holds the memory; `None` is plain memory.
+    pub plan: Option<Plan>,
     /// How many vCPUs, at least one.
     pub cpus: usize,
     /// What it runs.
@@ -69,6 +74,9 @@ pub enum BuildError {
     /// Its memory.
     #[error(transparent)]
     Ram(#[from] RamError),
+    /// What holds its memory.
+    #[error(transparent)]
+    Arm(#[from] ArmError),
     /// Its kernel.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -103,7 +111,8 @@ impl BuildError {
             Self::Ram(_) | Self::Kernel(_) | Self::Boot(_) | Self::TooManyVcpus { .. } => {
                 ExitCode::Usage
             }
-            Self::Host(_) | Self::Kvm(_) | Self::Threads(_) => ExitCode::HostLacks,
+            Self::Arm(error) if error.is_usage() => ExitCode::Usage,
+            Self::Arm(_) | Self::Host(_) | Self::Kvm(_) | Self::Threads(_) => ExitCode::HostLacks,
         }
     }
 }
@@ -114,12 +123,15 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     cpus: Vec<usize>,
     shared: Arc<Shared>,
+    memory: Arc<ManagedMemory>,
 }
 
 impl Machine {
     /// Builds the microVM. Its console goes to `output`.
     pub fn build(config: &Config, output: Box<dyn Write + Send>) -> Result<Self, BuildError> {
         let ram = Arc::new(GuestRam::new(config.memory)?);
+        let mut memory = ManagedMemory::new(Arc::clone(&ram), config.plan.clone());
+        memory.prepare()?;
         let kernel = match &config.payload {
             Payload::Bundled { image, .. } => elf::load_bundled(&ram, image)?,
             Payload::Kernel { path, .. } => elf::load_file(&ram, path)?,
@@ -138,8 +150,12 @@ impl Machine {
             .collect::<Result<Vec<_>, _>>()?;
         write_boot_information(&ram, config, &kernel, &vcpus)?;
         enter(&vcpus, &kernel.entry)?;
+        let cpus = affinity::assign(config.cpus).map_err(BuildError::Threads)?;
+        // Last: from here on the memory is served, and what is loaded has been found present.
+        memory.arm_if_needed(&cpus)?;
         Ok(Self {
-            cpus: affinity::assign(config.cpus).map_err(BuildError::Threads)?,
+            cpus,
+            memory: Arc::new(memory),
             vm,
             vcpus,
             shared: Arc::new(Shared {
@@ -152,6 +168,11 @@ impl Machine {
     /// The guest's memory.
     pub fn ram(&self) -> &Arc<GuestRam> {
         &self.shared.ram
+    }
+
+    /// The guest's memory and what holds it.
+    pub fn memory(&self) -> &Arc<ManagedMemory> {
+        &self.memory
     }
 
     /// The host CPU that each vCPU's thread will be pinned to.
@@ -167,6 +188,7 @@ impl Machine {
             threads,
             shared: self.shared,
             _vm: self.vm,
+            memory: self.memory,
         })
     }
 }
@@ -186,8 +208,9 @@ pub enum Event {
 pub struct Running {
     threads: VcpuThreads,
     shared: Arc<Shared>,
-    // Last: the machine goes when its vCPUs are gone.
+    // The machine goes when its vCPUs are gone, and whoever serves its memory after that.
     _vm: Vm,
+    memory: Arc<ManagedMemory>,
 }
 
 impl Running {
@@ -196,9 +219,14 @@ impl Running {
         &self.threads
     }
 
-    /// The guest's memory.
+    /// The guest's RAM.
     pub fn ram(&self) -> &Arc<GuestRam> {
         &self.shared.ram
+    }
+
+    /// The guest's memory and what holds it.
+    pub fn memory(&self) -> &Arc<ManagedMemory> {
+        &self.memory
     }
 
     /// Waits for the end of the run or a signal, for `limit` at most.
@@ -228,6 +256,8 @@ impl Running {
         // Taken before the stop: what comes after a signal does not matter.
         let own_end = self.threads.first_end();
         let entered = self.threads.entered();
+        // A vCPU that waits for a page leaves the guest once it has it, and no sooner.
+        self.memory.release_waiters();
         let ends = self.threads.stop(STOP_LIMIT);
         self.shared.ports.finish();
         let reason = match (own_end, signal) {
@@ -243,6 +273,7 @@ impl Running {
             entered,
             workload_began: self.shared.ports.workload_began(),
             result: self.shared.ports.result(),
+            note: None,
             abandoned: ends.iter().any(Option::is_none),
         }
     }

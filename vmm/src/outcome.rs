@@ -31,6 +31,8 @@ pub enum Reason {
     },
     /// The monitor ended the run for a reason of its own.
     Asked,
+    /// The guest's memory cannot go on: a page is lost.
+    Memory(String),
     /// The monitor or the host failed.
     Error {
         /// How.
@@ -74,6 +76,8 @@ pub struct Outcome {
     pub workload_began: Option<Instant>,
     /// The guest's result line.
     pub result: Option<Vec<u8>>,
+    /// What else is to be said about it.
+    pub note: Option<String>,
     /// A vCPU thread did not end: the process has to be left by `_exit`.
     pub abandoned: bool,
 }
@@ -85,7 +89,7 @@ impl Outcome {
             Reason::Verdict(exit::SUCCESS) => OutcomeKind::Success,
             Reason::Verdict(_) | Reason::Guest { .. } => OutcomeKind::GuestFailure,
             Reason::Signal { .. } | Reason::Asked => OutcomeKind::Killed,
-            Reason::Error { .. } => OutcomeKind::Error,
+            Reason::Error { .. } | Reason::Memory(_) => OutcomeKind::Error,
         }
     }
 
@@ -105,7 +109,7 @@ impl Outcome {
             Some(position) => format!(" (vCPU {vcpu} at {position})"),
             None => format!(" (vCPU {vcpu})"),
         };
-        Some(match &self.reason {
+        let message = match &self.reason {
             Reason::Verdict(verdict) => return verdict_message(*verdict),
             Reason::Guest {
                 failure,
@@ -125,7 +129,12 @@ impl Outcome {
                 name,
                 boot_vcpu: None,
             } => format!("killed by {name}; vCPU 0 did not leave the guest"),
+            Reason::Memory(failure) => failure.clone(),
             Reason::Asked => "the run was ended by the monitor".into(),
+        };
+        Some(match &self.note {
+            Some(note) => format!("{message}; {note}"),
+            None => message,
         })
     }
 
@@ -172,6 +181,7 @@ mod tests {
             entered: None,
             workload_began: None,
             result: result.map(<[u8]>::to_vec),
+            note: None,
             abandoned: false,
         }
     }

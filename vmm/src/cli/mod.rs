@@ -2,14 +2,19 @@
 //!
 //! Wrong command lines end with exit code 2 and a line on stderr that says what is wrong and what to do.
 pub mod memory;
+mod plan;
 pub mod run;
 pub mod size;
+mod status;
+mod summary;
 pub mod tier;
+mod watch;
 
 use std::time::Instant;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
+use crate::check;
 use crate::exit_code::ExitCode;
 
 /// A microVM monitor with Generalized Memory Management beneath its guests.
@@ -24,12 +29,26 @@ struct Cli {
 enum Command {
     /// Run a microVM until it ends.
     Run(run::RunArgs),
+    /// List what this host has of what gmem needs.
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    json: bool,
 }
 
 /// Does what the process's arguments ask for. `started` is when the process began.
 pub fn main(started: Instant) -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::execute(args, started),
+        Command::Check(CheckArgs { json }) => match check::run(&mut std::io::stdout(), json) {
+            Ok(true) => ExitCode::Success,
+            // Nobody reads what is found: the same as nothing found.
+            Ok(false) | Err(_) => ExitCode::HostLacks,
+        },
     }
 }
 

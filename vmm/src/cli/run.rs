@@ -4,16 +4,22 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
 use gmem_wire::exit;
 
 use super::memory::{self, MemoryArg};
-use super::tier::{self, TierArg, Tiers};
+use super::plan;
+use super::status::StatusLine;
+use super::tier::{self, TierArg};
+use super::watch::{Ended, watch};
 use crate::boot;
+use crate::check::{Host, HostLacks, require_kernel, require_kvm, require_userfaultfd};
 use crate::exit_code::ExitCode;
-use crate::machine::{Config, Machine, Payload};
+use crate::machine::{BuildError, Config, Machine, Payload};
+use crate::memory::plan::Plan;
 use crate::outcome::{Outcome, Reason};
 use crate::report::{OutcomeKind, Report, ReportSink};
 use crate::signals::TerminationSignals;
@@ -95,11 +101,15 @@ pub fn execute(args: RunArgs, started: Instant) -> ExitCode {
     let memory_bytes = args.memory.size;
     let bundled = args.kernel.is_none();
     let (mut code, mut report, abandoned) = match run(args) {
-        Ok(outcome) => (
-            exit_code(&outcome, bundled),
-            outcome.report(started),
-            outcome.abandoned,
-        ),
+        Ok(ended) => {
+            let mut report = ended.outcome.report(started);
+            ended.describe(&mut report);
+            (
+                exit_code(&ended.outcome, bundled),
+                report,
+                ended.outcome.abandoned,
+            )
+        }
         Err(failure) => {
             let mut report = Report::new(OutcomeKind::Error);
             report.message = Some(failure.message);
@@ -133,40 +143,34 @@ fn exit_code(outcome: &Outcome, bundled: bool) -> ExitCode {
     }
 }
 
-fn run(args: RunArgs) -> Result<Outcome, Failure> {
-    let usage = |error: &dyn std::fmt::Display| Failure::new(ExitCode::Usage, error);
-    match tier::combine(args.tiers.clone()).map_err(|error| usage(&error))? {
-        Tiers::Plain => {}
-        Tiers::Tiered(_) => {
-            return Err(usage(
-                &"this build has no tiers yet; give --tier none for plain memory",
-            ));
-        }
+fn run(args: RunArgs) -> Result<Ended, Failure> {
+    let plan = plan::of(args.tiers.clone(), args.memory, args.kernel.is_none())
+        .map_err(|error| Failure::new(ExitCode::Usage, error))?;
+    let host = Host::this();
+    let lacks = |error: HostLacks| Failure::new(ExitCode::HostLacks, error);
+    require_kvm(&host).map_err(lacks)?;
+    if plan.is_some() {
+        require_kernel(&host).map_err(lacks)?;
+        require_userfaultfd(&host).map_err(lacks)?;
     }
-    if args.api_sock.is_some() {
-        return Err(usage(
-            &"this build has no control API yet; leave --api-sock out",
-        ));
-    }
-    let config = config(args)?;
     let host_failed = |error: io::Error| Failure::new(ExitCode::HostLacks, error);
     let signals = TerminationSignals::block().map_err(host_failed)?;
+    let config = config(args, plan);
     // A descriptor of its own: a vCPU that is stuck in writing to it must not hold the lock of this
     // process's stdout.
-    let console = io::stdout()
+    let stdout = io::stdout()
         .as_fd()
         .try_clone_to_owned()
         .map_err(host_failed)?;
-    let machine = Machine::build(&config, Box::new(File::from(console)))
-        .map_err(|error| Failure::new(error.exit_code(), error))?;
-    machine
-        .start()
-        .map_err(|error| Failure::new(error.exit_code(), error))?
-        .run_to_end(&signals)
-        .map_err(host_failed)
+    let status = Arc::new(StatusLine::on_stderr());
+    let console = status.beside(File::from(stdout));
+    let build_failed = |error: BuildError| Failure::new(error.exit_code(), error);
+    let machine = Machine::build(&config, Box::new(console)).map_err(build_failed)?;
+    let running = machine.start().map_err(build_failed)?;
+    watch(running, &signals, &status).map_err(host_failed)
 }
 
-fn config(args: RunArgs) -> Result<Config, Failure> {
+fn config(args: RunArgs, plan: Option<Plan>) -> Config {
     let payload = match args.kernel {
         Some(path) => Payload::Kernel {
             path,
@@ -179,11 +183,12 @@ fn config(args: RunArgs) -> Result<Config, Failure> {
             extra: args.cmdline,
         },
     };
-    Ok(Config {
+    Config {
         memory: args.memory.size,
+        plan,
         cpus: args.cpus.into(),
         payload,
-    })
+    }
 }
 
 fn complain(code: ExitCode, message: &str) -> ExitCode {

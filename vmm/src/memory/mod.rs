@@ -1,6 +1,16 @@
 //! Guest memory and the kernel's means of moving its frames.
+//!
+//! [`ram`] is the guest's RAM as this process sees it. [`managed`] decides when it is armed, [`arming`]
+//! does it: from then on [`service`] reads faults from [`userfault`] and hands them to the engine of
+//! `gmem-core`, which moves frames through [`mmu`].
 
+pub mod arming;
+mod failure;
+pub mod managed;
+mod mmu;
 pub mod pagemap;
+pub mod plan;
 pub mod ram;
 pub mod reserve;
+mod service;
 pub mod userfault;

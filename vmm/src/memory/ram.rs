@@ -3,6 +3,7 @@
 use std::io;
 use std::ptr;
 
+use super::reserve::Backing;
 use gmem_core::page::{BLOCK_SIZE, PAGE_SIZE};
 use gmem_wire::layout;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
@@ -178,6 +179,60 @@ impl GuestRam {
                 gpa,
                 len: bytes.len(),
             })
+    }
+
+    /// Asks the kernel for pages of this size from here on. What is present stays as it is.
+    pub fn set_backing(&self, backing: Backing) -> io::Result<()> {
+        let advice = match backing {
+            Backing::Small => libc::MADV_NOHUGEPAGE,
+            Backing::Huge => libc::MADV_HUGEPAGE,
+        };
+        self.regions.iter().try_for_each(|region| {
+            match self.advise(
+                self.base + region.start as usize,
+                region.size as usize,
+                advice,
+            ) {
+                // A kernel without huge pages does not know the advice, and has none to give.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+                other => other,
+            }
+        })
+    }
+
+    /// Makes all of the block at host address `block` present, in one frame of 2 MiB if there is one.
+    pub fn populate_block(&self, block: usize) -> io::Result<()> {
+        self.advise(block, BLOCK_SIZE, libc::MADV_POPULATE_WRITE)?;
+        // Without a free huge frame the block is 512 small pages: slower to move, no less right.
+        let _ = self.advise(block, BLOCK_SIZE, libc::MADV_COLLAPSE);
+        Ok(())
+    }
+
+    /// Makes pages present that are swapped out.
+    pub fn populate_read(&self, start: usize, len: usize) -> io::Result<()> {
+        self.advise(start, len, libc::MADV_POPULATE_READ)
+    }
+
+    /// Drops what is at host addresses `start` to `start + len`: it reads as zeros. No vCPU may run.
+    pub fn discard(&self, start: usize, len: usize) -> io::Result<()> {
+        self.advise(start, len, libc::MADV_DONTNEED)
+    }
+
+    fn advise(&self, start: usize, len: usize, advice: libc::c_int) -> io::Result<()> {
+        let gpa = start
+            .checked_sub(self.base)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        if !self.contains(gpa as u64, len as u64) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the range is part of this value's own mapping; advice that drops contents is only given
+        // where the caller wants that.
+        let rc = unsafe { libc::madvise(start as *mut libc::c_void, len, advice) };
+        if rc == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     /// The memory as loaders want it. Does not leave the crate: a clone of it would dangle once this value

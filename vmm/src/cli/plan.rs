@@ -1,0 +1,65 @@
+//! From `--tier` and `--memory` to what holds the guest's memory.
+
+use gmem_core::page::Unit;
+
+use super::memory::MemoryArg;
+use super::tier::{self, TierArg, TierError, TierKind, TierSpec, Tiers};
+use crate::memory::plan::{Lower, Plan};
+
+/// The link to the demonstration's emulated HBM, microseconds and 10^9 bytes a second: about PCIe 5.0 x16.
+const DEMONSTRATION_LINK: (f64, f64) = (1.0, 64.0);
+
+/// The plan; `None` for plain memory.
+///
+/// Without any `--tier`, the bundled guest has a quarter of its memory in host RAM and the rest in
+/// emulated HBM, which shows what gmem does; a kernel of the user's has plain memory.
+pub(super) fn of(
+    tiers: Vec<TierArg>,
+    memory: MemoryArg,
+    bundled: bool,
+) -> Result<Option<Plan>, TierError> {
+    if tiers.is_empty() {
+        return Ok(bundled.then(|| demonstration(memory)));
+    }
+    match tier::combine(tiers)? {
+        Tiers::Plain => Ok(None),
+        Tiers::Tiered(tiers) => Ok(Some(plan(tiers, memory))),
+    }
+}
+
+fn demonstration(memory: MemoryArg) -> Plan {
+    const LEAST: u64 = 4 << 20;
+    let quarter = (memory.size / 4).next_multiple_of(4096).max(LEAST);
+    Plan {
+        budget: quarter,
+        unit: Unit::Page,
+        lower: vec![Lower::Hbm {
+            bytes: memory.size,
+            latency_us: DEMONSTRATION_LINK.0,
+            gbps: Some(DEMONSTRATION_LINK.1),
+        }],
+        overcommit: memory.overcommit,
+    }
+}
+
+fn plan(tiers: Vec<TierSpec>, memory: MemoryArg) -> Plan {
+    let mut plan = Plan {
+        budget: 0,
+        unit: Unit::Page,
+        lower: Vec::new(),
+        overcommit: memory.overcommit,
+    };
+    for TierSpec { size, kind } in tiers {
+        match kind {
+            TierKind::Host { unit } => (plan.budget, plan.unit) = (size, unit),
+            TierKind::Hbm { latency_us, gbps } => plan.lower.push(Lower::Hbm {
+                bytes: size,
+                latency_us: f64::from(latency_us),
+                gbps,
+            }),
+            TierKind::Zip => plan.lower.push(Lower::Zip { bytes: size }),
+            TierKind::File { path } => plan.lower.push(Lower::File { bytes: size, path }),
+        }
+    }
+    plan
+}

@@ -1,0 +1,195 @@
+//! A guest's memory and what becomes of it while the guest runs.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use gmem_core::engine::{ConfigError, Engine, Snapshot};
+use gmem_core::page::{PAGE_SIZE, Unit};
+
+use super::arming::{ArmError, Armed};
+use super::failure::Failure;
+use super::pagemap::Pagemap;
+use super::plan::Plan;
+use super::ram::GuestRam;
+use super::reserve::Backing;
+use crate::kvm::control::{StillRunning, VcpuThreads};
+
+/// How long vCPUs have to stand still for arming.
+const PAUSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A guest's memory: plain, or with a plan for when it does not fit.
+///
+/// Memory that fits its budget is plain memory until the budget shrinks: nothing is armed, nothing is
+/// lost. From then on what exists is capped.
+pub struct ManagedMemory {
+    ram: Arc<GuestRam>,
+    /// `None`: plain for ever.
+    plan: Option<Mutex<Plan>>,
+    cpus: Vec<usize>,
+    armed: OnceLock<Armed>,
+    failure: Arc<Failure>,
+}
+
+/// Why the budget was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum BudgetError {
+    /// There is none.
+    #[error(
+        "this microVM has plain memory (--tier none) and no budget to change; start it with --tier host:SIZE"
+    )]
+    Plain,
+    /// The size does not do.
+    #[error(transparent)]
+    Sizes(#[from] ConfigError),
+    /// Arming failed.
+    #[error(transparent)]
+    Arm(#[from] ArmError),
+    /// vCPUs do not stand still.
+    #[error(transparent)]
+    Pause(#[from] StillRunning),
+}
+
+impl ManagedMemory {
+    /// Takes over `ram`. Without a plan it stays plain.
+    pub fn new(ram: Arc<GuestRam>, plan: Option<Plan>) -> Self {
+        Self {
+            ram,
+            plan: plan.map(Mutex::new),
+            cpus: Vec::new(),
+            armed: OnceLock::new(),
+            failure: Arc::default(),
+        }
+    }
+
+    /// Before anything is loaded: asks for the page size that the plan moves.
+    pub fn prepare(&self) -> Result<(), ArmError> {
+        if self.unit() == Some(Unit::Block) && !self.fits() {
+            let huge = self.ram.set_backing(Backing::Huge);
+            return huge.map_err(|source| ArmError::System {
+                step: "page size of guest memory",
+                source,
+            });
+        }
+        Ok(())
+    }
+
+    /// Before the vCPUs run, on `cpus`: arms memory that does not fit its budget.
+    pub fn arm_if_needed(&mut self, cpus: &[usize]) -> Result<(), ArmError> {
+        self.cpus = cpus.to_vec();
+        if self.fits() { Ok(()) } else { self.arm() }
+    }
+
+    /// Changes the host budget, in bytes, while the guest runs; arms memory if it no longer fits.
+    ///
+    /// One caller at a time.
+    pub fn set_budget(&self, bytes: u64, vcpus: &VcpuThreads) -> Result<(), BudgetError> {
+        let plan = self.plan.as_ref().ok_or(BudgetError::Plain)?;
+        let before = {
+            let mut plan = plan.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut plan.budget, bytes)
+        };
+        let changed = match self.engine() {
+            Some(engine) => engine
+                .set_budget(bytes / PAGE_SIZE as u64)
+                .map_err(BudgetError::from),
+            None if self.fits() => Ok(()),
+            None => vcpus
+                .pause(PAUSE_LIMIT)
+                .map_err(BudgetError::from)
+                .and_then(|()| {
+                    let armed = self.arm();
+                    vcpus.resume();
+                    Ok(armed?)
+                }),
+        };
+        if changed.is_err() {
+            plan.lock().unwrap_or_else(PoisonError::into_inner).budget = before;
+        }
+        changed
+    }
+
+    /// The guest's RAM.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
+    /// The engine, if memory is armed.
+    pub fn engine(&self) -> Option<&Arc<Engine>> {
+        self.armed.get().map(|armed| &armed.engine)
+    }
+
+    /// The engine's numbers, if memory is armed.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        self.engine().map(|engine| engine.snapshot())
+    }
+
+    /// The host budget, bytes, if there is one.
+    pub fn budget(&self) -> Option<u64> {
+        let plan = self
+            .plan
+            .as_ref()?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Some(plan.budget)
+    }
+
+    /// Why memory cannot go on, if it cannot.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.get()
+    }
+
+    /// Lets every vCPU go that waits for room, beyond the budget: the microVM ends.
+    pub fn release_waiters(&self) {
+        if let Some(engine) = self.engine() {
+            engine.release_waiters();
+        }
+    }
+
+    /// Bytes of frames of host RAM that guest and arena have.
+    pub fn resident_bytes(&self) -> u64 {
+        if let Some(engine) = self.engine() {
+            return engine.arena().existing() * PAGE_SIZE as u64;
+        }
+        let Ok(pagemap) = Pagemap::open() else {
+            return 0;
+        };
+        let present = |start: u64, size: u64| {
+            let runs = pagemap
+                .scan(self.ram.base() + start as usize, size as usize)
+                .unwrap_or_default();
+            runs.iter()
+                .filter(|run| !run.zero && !run.swapped)
+                .map(|run| run.len as u64)
+                .sum::<u64>()
+        };
+        self.ram
+            .regions()
+            .iter()
+            .map(|region| present(region.start, region.size))
+            .sum()
+    }
+
+    fn unit(&self) -> Option<Unit> {
+        let plan = self
+            .plan
+            .as_ref()?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Some(plan.unit)
+    }
+
+    fn fits(&self) -> bool {
+        self.budget().is_none_or(|budget| self.ram.size() <= budget)
+    }
+
+    fn arm(&self) -> Result<(), ArmError> {
+        let Some(plan) = &self.plan else {
+            return Ok(());
+        };
+        let plan = plan.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let armed = Armed::new(&self.ram, &plan, &self.cpus, &self.failure)?;
+        // Whoever came first has armed it; there is one caller at a time.
+        let _ = self.armed.set(armed);
+        Ok(())
+    }
+}

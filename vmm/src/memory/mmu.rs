@@ -1,0 +1,59 @@
+//! The vCPUs' page tables, changed by moving frames.
+
+use std::sync::Arc;
+
+use gmem_core::mmu::{HostAddress, Mmu, Moved};
+use gmem_core::page::{BLOCK_PAGES, PAGE_SIZE, PageNo};
+
+use super::ram::GuestRam;
+use super::userfault::{Userfault, Waking};
+
+/// Moves frames between the arena and the guest by `UFFDIO_MOVE`: KVM learns of each change by the
+/// kernel's MMU notifiers, so EPT, NPT or shadow tables follow without our doing.
+pub(super) struct VcpuMmu {
+    pub(super) userfault: Arc<Userfault>,
+    pub(super) ram: Arc<GuestRam>,
+}
+
+impl VcpuMmu {
+    fn address(&self, page: PageNo) -> usize {
+        self.ram.base() + page.address() as usize
+    }
+
+    fn moved(&self, to: usize, from: usize, pages: usize, waking: Waking) -> Moved {
+        if pages == BLOCK_PAGES {
+            // An empty page table left at the destination would make the kernel split the huge frame.
+            self.drop_empty_page_table(to);
+        }
+        self.userfault
+            .move_pages(to, from, pages * PAGE_SIZE, waking)
+    }
+
+    fn drop_empty_page_table(&self, block: usize) {
+        // SAFETY: the engine holds the lock of the block's entry, and only asks to move a block to where
+        // nothing is: guest memory of a block that is not mapped, or an empty slot of the arena.
+        unsafe {
+            libc::madvise(
+                block as *mut libc::c_void,
+                BLOCK_PAGES * PAGE_SIZE,
+                libc::MADV_DONTNEED,
+            )
+        };
+    }
+}
+
+impl Mmu for VcpuMmu {
+    fn map(&self, slot: HostAddress, page: PageNo, pages: usize) -> Moved {
+        self.moved(self.address(page), slot.0, pages, Waking::Now)
+    }
+
+    fn unmap(&self, page: PageNo, slot: HostAddress, pages: usize) -> Moved {
+        // Nobody waits for an address of the arena.
+        self.moved(slot.0, self.address(page), pages, Waking::Later)
+    }
+
+    fn wake(&self, page: PageNo, pages: usize) {
+        // It fails only for a range that is not registered, and then nobody waits there.
+        let _ = self.userfault.wake(self.address(page), pages * PAGE_SIZE);
+    }
+}
