@@ -4,5 +4,6 @@ pub mod hnode;
 pub mod mmu;
 pub mod page;
 pub mod policy;
+pub mod reserve;
 pub mod stats;
 pub mod table;

@@ -20,7 +20,7 @@ use super::mmu::VcpuMmu;
 use super::pagemap::Pagemap;
 use super::plan::{Lower, Plan};
 use super::ram::GuestRam;
-use super::reserve::Backing;
+use super::reserve::{Backing, ReserveError};
 use super::service::{Parts, Service};
 use super::userfault::{Mode, OpenError, Reading, Userfault};
 
@@ -38,6 +38,9 @@ pub enum ArmError {
     /// A file tier.
     #[error(transparent)]
     File(#[from] FileTierError),
+    /// No address space for the arena.
+    #[error(transparent)]
+    Arena(#[from] ReserveError),
     /// No userfaultfd.
     #[error(transparent)]
     Userfault(#[from] OpenError),
@@ -57,7 +60,7 @@ impl ArmError {
         match self {
             Self::Sizes(_) | Self::NotBlocks(_) => true,
             Self::File(error) => !matches!(error, FileTierError::Room { .. }),
-            Self::Userfault(_) | Self::System { .. } => false,
+            Self::Arena(_) | Self::Userfault(_) | Self::System { .. } => false,
         }
     }
 }
@@ -89,7 +92,7 @@ impl Armed {
             userfault: Arc::clone(&userfault),
             ram: Arc::clone(ram),
         };
-        let arena = Arena::new(plan.budget / PAGE_SIZE as u64, plan.unit).map_err(step("arena"))?;
+        let arena = Arena::new(plan.budget / PAGE_SIZE as u64, plan.unit)?;
         let config = engine::Config {
             ram: ranges(ram),
             unit: plan.unit,
@@ -179,7 +182,7 @@ fn make_blocks_whole(ram: &GuestRam) -> Result<(), ArmError> {
         for run in runs {
             let first = (run.start - run.start % BLOCK_SIZE).max(next);
             for block in (first..run.start + run.len).step_by(BLOCK_SIZE) {
-                ram.populate_block(block)
+                ram.populate_block((block - ram.base()) as u64)
                     .map_err(step("filling a block of guest memory"))?;
                 next = block + BLOCK_SIZE;
             }
@@ -196,14 +199,14 @@ fn adopt(ram: &GuestRam, engine: &Engine) -> Result<(), ArmError> {
         let (start, len) = (ram.base() + region.start as usize, region.size as usize);
         let mut runs = pagemap.scan(start, len).map_err(step("page map"))?;
         if runs.iter().any(|run| run.swapped) {
-            ram.populate_read(start, len)
+            ram.populate_swapped(region.start, len)
                 .map_err(step("reading swapped pages"))?;
             runs = pagemap.scan(start, len).map_err(step("page map"))?;
         }
         for run in runs {
             if run.zero {
                 // The kernel's shared zero page is no frame of ours: a touch brings a page of our own.
-                ram.discard(run.start, run.len)
+                ram.discard((run.start - ram.base()) as u64, run.len)
                     .map_err(step("dropping shared zero pages"))?;
                 continue;
             }

@@ -11,6 +11,7 @@ mod mmu;
 pub mod pagemap;
 pub mod plan;
 pub mod ram;
-pub mod reserve;
 mod service;
 pub mod userfault;
+
+pub use gmem_core::reserve;

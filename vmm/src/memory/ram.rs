@@ -1,9 +1,8 @@
 //! Guest RAM: one range of host addresses in which host address = base + guest-physical address.
 
 use std::io;
-use std::ptr;
 
-use super::reserve::Backing;
+use super::reserve::{Backing, Reservation, ReserveError};
 use gmem_core::page::{BLOCK_SIZE, PAGE_SIZE};
 use gmem_wire::layout;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
@@ -25,10 +24,11 @@ pub enum RamError {
         limit: u64,
     },
     /// The kernel gave no address range.
-    #[error(
-        "no address range for {size} bytes of guest memory: {source}; lower --memory or raise `ulimit -v`"
-    )]
-    Reserve {
+    #[error(transparent)]
+    Reserve(#[from] ReserveError),
+    /// The address range could not be cut into RAM and the hole for devices.
+    #[error("guest memory of {size} bytes cannot be laid out: {source}")]
+    Layout {
         /// Asked for, bytes.
         size: u64,
         /// What the kernel said.
@@ -69,9 +69,10 @@ impl RamRegion {
 /// exist once they are touched.
 #[derive(Debug)]
 pub struct GuestRam {
-    base: usize,
     regions: Vec<RamRegion>,
+    // Before the range that it is a view of.
     view: GuestMemoryMmap,
+    space: Reservation,
 }
 
 impl GuestRam {
@@ -93,22 +94,19 @@ impl GuestRam {
         }
         let regions = regions_of(size);
         let end = regions.last().map_or(0, RamRegion::end) as usize;
-        let failed = |source| RamError::Reserve { size, source };
-        let base = reserve(end).map_err(failed)?;
-        // From here on the value's Drop releases the range.
-        let mut ram = Self {
-            base,
-            regions,
-            view: GuestMemoryMmap::new(),
-        };
+        let failed = |source| RamError::Layout { size, source };
+        let space = Reservation::new(end, Backing::AsConfigured)?;
+        if let [low, high] = &regions[..] {
+            let hole = (high.start - low.end()) as usize;
+            space.make_hole(low.end() as usize, hole).map_err(failed)?;
+        }
         let mut mapped = Vec::new();
-        for region in &ram.regions {
-            open(base + region.start as usize, region.size as usize).map_err(failed)?;
-            // SAFETY: the range was mapped just above and stays mapped until `ram` is dropped, which drops
-            // this view of it too; the view is not handed out of the crate.
+        for region in &regions {
+            // SAFETY: the range was mapped just above and stays mapped until the value is dropped, which
+            // drops this view of it first; the view is not handed out of the crate.
             let mapping = unsafe {
                 MmapRegion::build_raw(
-                    (base + region.start as usize) as *mut u8,
+                    space.as_ptr().add(region.start as usize),
                     region.size as usize,
                     libc::PROT_READ | libc::PROT_WRITE,
                     libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
@@ -120,9 +118,13 @@ impl GuestRam {
                     .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?,
             );
         }
-        ram.view = GuestMemoryMmap::from_regions(mapped)
+        let view = GuestMemoryMmap::from_regions(mapped)
             .map_err(|error| failed(io::Error::other(error)))?;
-        Ok(ram)
+        Ok(Self {
+            regions,
+            view,
+            space,
+        })
     }
 
     /// RAM, in order of addresses: one region, or two around the hole for devices.
@@ -142,7 +144,7 @@ impl GuestRam {
 
     /// Host address of guest-physical address 0, a multiple of 2 MiB.
     pub fn base(&self) -> usize {
-        self.base
+        self.space.start()
     }
 
     /// Whether all of `len` bytes at `gpa` are RAM (and in one region).
@@ -154,12 +156,12 @@ impl GuestRam {
 
     /// Host address of guest-physical address `gpa`; `None` if that is not RAM.
     pub fn host_address(&self, gpa: u64) -> Option<usize> {
-        self.contains(gpa, 1).then(|| self.base + gpa as usize)
+        self.contains(gpa, 1).then(|| self.base() + gpa as usize)
     }
 
     /// Guest-physical address of host address `address`; `None` if that is not guest RAM.
     pub fn guest_address(&self, address: usize) -> Option<u64> {
-        let gpa = address.checked_sub(self.base)? as u64;
+        let gpa = address.checked_sub(self.base())? as u64;
         self.contains(gpa, 1).then_some(gpa)
     }
 
@@ -183,70 +185,34 @@ impl GuestRam {
 
     /// Asks the kernel for pages of this size from here on. What is present stays as it is.
     pub fn set_backing(&self, backing: Backing) -> io::Result<()> {
-        let advice = match backing {
-            Backing::Small => libc::MADV_NOHUGEPAGE,
-            Backing::Huge => libc::MADV_HUGEPAGE,
-        };
         self.regions.iter().try_for_each(|region| {
-            match self.advise(
-                self.base + region.start as usize,
-                region.size as usize,
-                advice,
-            ) {
-                // A kernel without huge pages does not know the advice, and has none to give.
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-                other => other,
-            }
+            self.space
+                .set_backing(region.start as usize, region.size as usize, backing)
         })
     }
 
-    /// Makes all of the block at host address `block` present, in one frame of 2 MiB if there is one.
-    pub fn populate_block(&self, block: usize) -> io::Result<()> {
-        self.advise(block, BLOCK_SIZE, libc::MADV_POPULATE_WRITE)?;
+    /// Makes all of the block at guest-physical address `gpa` present, in one frame of 2 MiB if there is one.
+    pub fn populate_block(&self, gpa: u64) -> io::Result<()> {
+        self.space.populate(gpa as usize, BLOCK_SIZE, true)?;
         // Without a free huge frame the block is 512 small pages: slower to move, no less right.
-        let _ = self.advise(block, BLOCK_SIZE, libc::MADV_COLLAPSE);
+        let _ = self.space.collapse(gpa as usize);
         Ok(())
     }
 
     /// Makes pages present that are swapped out.
-    pub fn populate_read(&self, start: usize, len: usize) -> io::Result<()> {
-        self.advise(start, len, libc::MADV_POPULATE_READ)
+    pub fn populate_swapped(&self, gpa: u64, len: usize) -> io::Result<()> {
+        self.space.populate(gpa as usize, len, false)
     }
 
-    /// Drops what is at host addresses `start` to `start + len`: it reads as zeros. No vCPU may run.
-    pub fn discard(&self, start: usize, len: usize) -> io::Result<()> {
-        self.advise(start, len, libc::MADV_DONTNEED)
-    }
-
-    fn advise(&self, start: usize, len: usize, advice: libc::c_int) -> io::Result<()> {
-        let gpa = start
-            .checked_sub(self.base)
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        if !self.contains(gpa as u64, len as u64) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        // SAFETY: the range is part of this value's own mapping; advice that drops contents is only given
-        // where the caller wants that.
-        let rc = unsafe { libc::madvise(start as *mut libc::c_void, len, advice) };
-        if rc == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+    /// Drops what is in `len` bytes at `gpa`: it reads as zeros. No vCPU may run.
+    pub fn discard(&self, gpa: u64, len: usize) -> io::Result<()> {
+        self.space.discard(gpa as usize, len)
     }
 
     /// The memory as loaders want it. Does not leave the crate: a clone of it would dangle once this value
     /// is gone.
     pub(crate) fn view(&self) -> &GuestMemoryMmap {
         &self.view
-    }
-}
-
-impl Drop for GuestRam {
-    fn drop(&mut self) {
-        // SAFETY: the range was mapped by `reserve` and is this value's alone; whoever uses it (vCPU
-        // threads, through KVM's slots) holds a reference to this value.
-        unsafe { libc::munmap(self.base as *mut libc::c_void, self.end() as usize) };
     }
 }
 
@@ -264,51 +230,6 @@ fn regions_of(size: u64) -> Vec<RamRegion> {
         });
     }
     regions
-}
-
-/// An inaccessible range of `len` bytes whose start is a multiple of 2 MiB.
-fn reserve(len: usize) -> io::Result<usize> {
-    let padded = len + BLOCK_SIZE;
-    // SAFETY: a new anonymous mapping at an address that the kernel chooses touches nobody's memory.
-    let start = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            padded,
-            libc::PROT_NONE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-            -1,
-            0,
-        )
-    };
-    if start == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    let start = start as usize;
-    let base = start.next_multiple_of(BLOCK_SIZE);
-    let end = base + len;
-    for (from, to) in [(start, base), (end, start + padded)] {
-        if to > from {
-            // SAFETY: the padding before and after the aligned range was mapped above; nobody uses it.
-            unsafe { libc::munmap(from as *mut libc::c_void, to - from) };
-        }
-    }
-    Ok(base)
-}
-
-/// Makes a part of the reservation readable and writable, and keeps it from children: a page shared with
-/// a forked child can neither be moved nor written without a copy.
-fn open(address: usize, len: usize) -> io::Result<()> {
-    let start = address as *mut libc::c_void;
-    // SAFETY: the caller names a part of its own fresh reservation.
-    let opened = unsafe { libc::mprotect(start, len, libc::PROT_READ | libc::PROT_WRITE) };
-    if opened != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: as above; MADV_DONTFORK changes no contents.
-    if unsafe { libc::madvise(start, len, libc::MADV_DONTFORK) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,19 +9,19 @@
 //! whole. Frames of 4 KiB and of 2 MiB live in separate areas.
 
 mod budget;
-mod mapping;
 mod owned;
+mod scratch;
 mod slots;
 
-pub use mapping::{Mapping, Scratch};
 pub use owned::{Empty, Frames};
+pub use scratch::Scratch;
 
 use crate::mmu::HostAddress;
 use crate::page::{BLOCK_PAGES, CLUSTER_PAGES, PAGE_SIZE, Unit};
+use crate::reserve::{Backing, Reservation, ReserveError};
 use crate::table::Frame;
 use budget::Budget;
 use slots::Slots;
-use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Slots for frames of 4 KiB: free ones to be used next, and those that eviction has taken out and not
@@ -33,7 +33,7 @@ const BLOCK_SLOTS: usize = 64;
 /// The arena.
 #[derive(Debug)]
 pub struct Arena {
-    mapping: Mapping,
+    space: Reservation,
     pages: Mutex<Slots>,
     blocks: Mutex<Slots>,
     budget: Budget,
@@ -44,14 +44,13 @@ pub struct Arena {
 impl Arena {
     /// An arena in which, together with the guest, up to `budget_pages` frames may exist, and which keeps
     /// free frames in units of `unit`.
-    pub fn new(budget_pages: u64, unit: Unit) -> io::Result<Self> {
-        let page_bytes = PAGE_SLOTS * PAGE_SIZE;
-        let block_bytes = BLOCK_SLOTS * Unit::Block.bytes();
-        let mapping = Mapping::new(page_bytes + block_bytes)?;
-        mapping.want_small_pages(0, page_bytes)?;
-        mapping.want_huge_pages(page_bytes, block_bytes)?;
+    pub fn new(budget_pages: u64, unit: Unit) -> Result<Self, ReserveError> {
+        let (page_bytes, block_bytes) = (PAGE_SLOTS * PAGE_SIZE, BLOCK_SLOTS * Unit::Block.bytes());
+        let space = Reservation::new(page_bytes + block_bytes, Backing::Small)?;
+        // A kernel without huge pages refuses; frames of 2 MiB are then 512 small ones.
+        let _ = space.set_backing(page_bytes, block_bytes, Backing::Huge);
         Ok(Self {
-            mapping,
+            space,
             pages: Mutex::new(Slots::new(PAGE_SLOTS)),
             blocks: Mutex::new(Slots::new(BLOCK_SLOTS)),
             budget: Budget::new(budget_pages),
@@ -62,7 +61,7 @@ impl Arena {
     /// The address range, to be registered with the guest's userfaultfd: for write protection only,
     /// because frames are created here by plain writes.
     pub fn range(&self) -> (HostAddress, usize) {
-        (HostAddress(self.mapping.base()), self.mapping.len())
+        (HostAddress(self.space.start()), self.space.len())
     }
 
     /// Up to `most` (1 to 64) free frames of 4 KiB in consecutive slots, to be filled whole. `None` if
@@ -215,7 +214,9 @@ impl Arena {
 
     /// Gives frames back to the kernel; their slots are empty.
     fn release(&self, first: usize, pages: usize, unit: Unit) {
-        self.mapping.release(first * PAGE_SIZE, pages * PAGE_SIZE);
+        let released = self.space.discard(first * PAGE_SIZE, pages * PAGE_SIZE);
+        // It fails only for a range that is not ours or is locked.
+        debug_assert!(released.is_ok(), "{released:?}");
         self.budget.released(pages as u64);
         self.now_empty(first, pages, unit);
     }
@@ -228,6 +229,23 @@ impl Arena {
         }
         let (slot, count) = in_slots(first, pages, unit);
         self.slots(unit).give_full(slot, count);
+    }
+
+    /// The bytes of `pages` pages from page `first` of the arena on.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns those slots, and nobody else reaches them for as long as the slice lives.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "ownership is of slots, not of the arena"
+    )]
+    unsafe fn bytes_mut(&self, first: usize, pages: usize) -> &mut [u8] {
+        let (at, len) = (first * PAGE_SIZE, pages * PAGE_SIZE);
+        assert!(at + len <= self.space.len());
+        // SAFETY: in bounds by the check above, valid for as long as `self`, any bit pattern is a byte, and
+        // nobody else reaches it by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.space.as_ptr().add(at), len) }
     }
 
     fn now_empty(&self, first: usize, pages: usize, unit: Unit) {

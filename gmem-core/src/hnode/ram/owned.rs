@@ -44,13 +44,13 @@ impl<'a> Frames<'a> {
 
     /// Where the first one is.
     pub fn address(&self) -> HostAddress {
-        HostAddress(self.arena.mapping.base() + self.first * PAGE_SIZE)
+        HostAddress(self.arena.space.start() + self.first * PAGE_SIZE)
     }
 
     /// Their bytes: whatever the last user left, or zeros. Fill them whole before they are mapped.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: this value owns the slots, and the slice borrows it.
-        unsafe { self.arena.mapping.bytes_mut(self.first, self.pages) }
+        unsafe { self.arena.bytes_mut(self.first, self.pages) }
     }
 
     /// The first `pages` of them have been moved beneath the guest: their slots are empty. What is left
@@ -133,7 +133,7 @@ impl<'a> Empty<'a> {
 
     /// Where the first one is.
     pub fn address(&self) -> HostAddress {
-        HostAddress(self.arena.mapping.base() + self.first * PAGE_SIZE)
+        HostAddress(self.arena.space.start() + self.first * PAGE_SIZE)
     }
 
     /// Pages have been moved into the first `pages` slots; the other slots are given back. `None` if

@@ -3,11 +3,13 @@
 use std::io;
 use std::ptr::NonNull;
 
-use gmem_core::page::{BLOCK_SIZE, PAGE_SIZE};
+use crate::page::{BLOCK_SIZE, PAGE_SIZE};
 
 /// In which sizes the kernel backs a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
+    /// As the system is set (`/sys/kernel/mm/transparent_hugepage`).
+    AsConfigured,
     /// 4 KiB pages, and nothing collapses them behind our back (`MADV_NOHUGEPAGE`; khugepaged skips the range).
     /// Huge pages that are there, or are moved in, stay whole.
     Small,
@@ -136,6 +138,7 @@ impl Reservation {
     /// transparent huge pages. ([`Backing::Small`] holds there anyway, and succeeds.)
     pub fn set_backing(&self, offset: usize, len: usize, backing: Backing) -> io::Result<()> {
         match backing {
+            Backing::AsConfigured => Ok(()),
             Backing::Huge => self.advise(offset, len, libc::MADV_HUGEPAGE),
             Backing::Small => match self.advise(offset, len, libc::MADV_NOHUGEPAGE) {
                 Err(error)
@@ -161,11 +164,53 @@ impl Reservation {
         self.advise(offset, len, libc::MADV_DONTNEED)
     }
 
-    fn advise(&self, offset: usize, len: usize, advice: libc::c_int) -> io::Result<()> {
-        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
-        if !inside {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    /// Makes `[offset, offset + len)` inaccessible for good: a hole.
+    ///
+    /// # Errors
+    /// `EINVAL` for a range that is unaligned or not inside.
+    pub fn make_hole(&self, offset: usize, len: usize) -> io::Result<()> {
+        self.check(offset, len)?;
+        // SAFETY: the range is inside the mapping that this value owns.
+        match unsafe {
+            libc::mprotect(self.start.as_ptr().add(offset).cast(), len, libc::PROT_NONE)
+        } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// Makes every page of `[offset, offset + len)` present, to be written or (`write` false) as it is:
+    /// swapped pages come back.
+    ///
+    /// # Errors
+    /// As [`Reservation::discard`], and `ENOMEM`.
+    pub fn populate(&self, offset: usize, len: usize, write: bool) -> io::Result<()> {
+        let advice = if write {
+            libc::MADV_POPULATE_WRITE
+        } else {
+            libc::MADV_POPULATE_READ
+        };
+        self.advise(offset, len, advice)
+    }
+
+    /// Puts a block that is present into one frame of 2 MiB, if there is one to be had.
+    ///
+    /// # Errors
+    /// `EINVAL` also where the backing is [`Backing::Small`]; `ENOMEM`, `EAGAIN` or `EBUSY` if it cannot be
+    /// done now.
+    pub fn collapse(&self, offset: usize) -> io::Result<()> {
+        self.advise(offset, BLOCK_SIZE, libc::MADV_COLLAPSE)
+    }
+
+    fn check(&self, offset: usize, len: usize) -> io::Result<()> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => Ok(()),
+            _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
+    }
+
+    fn advise(&self, offset: usize, len: usize, advice: libc::c_int) -> io::Result<()> {
+        self.check(offset, len)?;
         // SAFETY: the range is inside the mapping that this value owns. Dropping frames changes bytes, which
         // are reached by raw pointers only.
         match unsafe { libc::madvise(self.start.as_ptr().add(offset).cast(), len, advice) } {
