@@ -42,6 +42,7 @@ pub use migrate::{Destination, MigrateError, Migrated};
 pub use snapshot::{Snapshot, TierSnapshot};
 pub use waiting::Stalls;
 
+use crate::bytes::Bytes;
 use crate::hnode::Hnode;
 use crate::hnode::ram::Arena;
 use crate::mmu::Mmu;
@@ -70,29 +71,29 @@ pub struct Config {
 pub enum ConfigError {
     /// Memory is larger than its tiers.
     #[error(
-        "guest memory of {memory} bytes is larger than the {capacity} bytes that its tiers certainly hold \
+        "guest memory of {memory} is larger than the {capacity} that its tiers certainly hold \
          (host {host} less a reserve of {reserve} for turning, other tiers {tiers}); make a tier larger or \
          memory smaller, or give overcommit=allow"
     )]
     Capacity {
-        /// Guest memory, bytes.
-        memory: u64,
-        /// What all tiers certainly hold, bytes.
-        capacity: u64,
-        /// The host budget, bytes.
-        host: u64,
-        /// Part of the host budget that is kept for exchanging pages between full tiers, bytes.
-        reserve: u64,
-        /// What the tiers below the host certainly hold, bytes.
-        tiers: u64,
+        /// Guest memory.
+        memory: Bytes,
+        /// What all tiers certainly hold.
+        capacity: Bytes,
+        /// The host budget.
+        host: Bytes,
+        /// Part of the host budget that is kept for exchanging pages between full tiers.
+        reserve: Bytes,
+        /// What the tiers below the host certainly hold.
+        tiers: Bytes,
     },
     /// The host budget is too small to turn pages over.
-    #[error("a host budget of {found} bytes is too small: at least {least} bytes are needed")]
+    #[error("a host budget of {found} is too small; give at least {least}")]
     Budget {
-        /// The budget, bytes.
-        found: u64,
-        /// The least, bytes.
-        least: u64,
+        /// The budget.
+        found: Bytes,
+        /// The least.
+        least: Bytes,
     },
     /// More tiers than an entry can name.
     #[error("{0} tiers are too many: at most 15")]
@@ -250,7 +251,7 @@ impl Engine {
     }
 
     fn check_budget(&self, host: u64) -> Result<(), ConfigError> {
-        let bytes = |pages: u64| pages * PAGE_SIZE as u64;
+        let bytes = |pages: u64| Bytes(pages * PAGE_SIZE as u64);
         let least = least_budget_pages(self.unit);
         if host < least {
             return Err(ConfigError::Budget {

@@ -4,6 +4,7 @@ use super::frames::Frames;
 use super::{
     Capabilities, Frame, Hnode, Kind, LatencyClass, LoadError, Owner, StoreError, Usage, unit_of,
 };
+use crate::bytes::Bytes;
 use crate::page::{PAGE_SIZE, Unit};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -39,13 +40,13 @@ pub enum FileTierError {
     },
     /// The file system has not the room.
     #[error(
-        "file tier: the file system of {path} has no room for {bytes} bytes ({source}); free some, or make the tier smaller"
+        "file tier: the file system of {path} has no room for {bytes} ({source}); free some, or make the tier smaller"
     )]
     Room {
         /// What was asked for.
         path: PathBuf,
-        /// How many bytes.
-        bytes: u64,
+        /// How much.
+        bytes: Bytes,
         /// What the system says.
         source: io::Error,
     },
@@ -75,7 +76,7 @@ impl FileTier {
             Some(error) if error.raw_os_error() != Some(libc::EOPNOTSUPP) => {
                 Err(FileTierError::Room {
                     path: path.into(),
-                    bytes,
+                    bytes: Bytes(bytes),
                     source: error,
                 })
             }

@@ -4,6 +4,7 @@ mod failures;
 mod property;
 mod simulated;
 
+use gmem_core::bytes::Bytes;
 use gmem_core::engine::{ConfigError, Destination, MigrateError, Outcome};
 use gmem_core::page::{PageNo, PageRange, Unit};
 use gmem_core::stats::Site;
@@ -104,7 +105,10 @@ fn memory_larger_than_its_tiers_is_refused_with_the_sizes() {
     else {
         panic!("{refused:?}");
     };
-    assert_eq!((memory, capacity), (2048 * 4096, (512 - 128 + 1024) * 4096));
+    assert_eq!(
+        (memory, capacity),
+        (Bytes(2048 * 4096), Bytes((512 - 128 + 1024) * 4096))
+    );
     assert!(bench_with(2048, 512, Unit::Page, vec![hbm(1024)], true).is_ok());
 }
 
