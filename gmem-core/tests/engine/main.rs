@@ -2,6 +2,7 @@
 
 mod failures;
 mod property;
+mod review;
 mod simulated;
 
 use gmem_core::bytes::Bytes;

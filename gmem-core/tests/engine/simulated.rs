@@ -74,6 +74,34 @@ impl Guest {
         })
     }
 
+    /// Puts these bytes into a present page.
+    pub fn write_bytes(&self, page: PageNo, bytes: [u8; PAGE_SIZE]) {
+        if let Some(there) = self.pages.lock().unwrap().get_mut(&page) {
+            **there = bytes;
+        }
+    }
+
+    /// Whether a page is present and all zeros.
+    pub fn read_zero(&self, page: PageNo) -> bool {
+        let pages = self.pages.lock().unwrap();
+        pages
+            .get(&page)
+            .is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+    }
+
+    /// Fills a page if it is present; returns whether it is.
+    pub fn write_if_present(&self, page: PageNo, word: u64) -> bool {
+        let mut pages = self.pages.lock().unwrap();
+        let Some(bytes) = pages.get_mut(&page) else {
+            return false;
+        };
+        bytes[..8].copy_from_slice(&word.to_ne_bytes());
+        for (at, byte) in bytes.iter_mut().enumerate().skip(8) {
+            *byte = fill_byte(word, at);
+        }
+        true
+    }
+
     /// Fills a page, present or not (as an access that has been resolved would).
     pub fn write(&self, page: PageNo, word: u64) {
         let mut bytes = Box::new([0; PAGE_SIZE]);
