@@ -99,6 +99,8 @@ pub struct Stats {
     pub stalls: AtomicU64,
     /// Pages that could not leave because they were pinned by somebody.
     pub busy: AtomicU64,
+    /// Latency of faults that waited for room, from learning of them.
+    pub(crate) waited: Arc<Latencies>,
     /// Writes to a tier that failed; the pages stayed where they were.
     pub store_errors: AtomicU64,
 }
@@ -120,9 +122,11 @@ pub struct LatencySummary {
 
 impl Default for Stats {
     fn default() -> Self {
+        let waited = Arc::new(Latencies::new());
         Self {
             flows: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
-            handlers: Mutex::default(),
+            handlers: Mutex::new(vec![Arc::clone(&waited)]),
+            waited,
             prefetched: AtomicU64::new(0),
             prefetch_used: AtomicU64::new(0),
             direct_reclaims: AtomicU64::new(0),

@@ -1,6 +1,8 @@
 //! Blocks of 2 MiB: in, out, and on.
 
+use super::pass_on::PassedOn;
 use super::reclaim::NoRoom;
+use super::turning::Turn;
 use super::{Engine, FaultError, Outcome};
 use crate::hnode::ram::Frames;
 use crate::hnode::zip::fill::is_zero;
@@ -8,7 +10,7 @@ use crate::mmu::{HostAddress, Obstacle};
 use crate::page::{BLOCK_PAGES, PAGE_SIZE, PageNo, Unit};
 use crate::policy::Victims;
 use crate::stats::{Site, Stats};
-use crate::table::{Block, Entry, Flags, Guard, Place, State, WholeLeaf};
+use crate::table::{Block, Entry, Flags, Place, State, WholeLeaf};
 
 const ALONG: usize = BLOCK_PAGES - 1;
 
@@ -16,7 +18,7 @@ impl Engine {
     /// Brings in a block that is whole where it is.
     pub(super) fn bring_block(&self, block: Block<'_>) -> Result<Outcome, FaultError> {
         let entry = block.entry();
-        let mut frames = match entry.state() {
+        let (mut frames, _turning) = match entry.state() {
             State::Held(Place {
                 hnode: Place::RAM,
                 frame,
@@ -51,25 +53,20 @@ impl Engine {
         Ok(self.block_is_mapped(block, entry))
     }
 
-    /// Brings in a block whose pages are in different places, and makes it whole.
-    pub(super) fn bring_leaf(
-        &self,
-        leaf: WholeLeaf<'_>,
-        touched: PageNo,
-    ) -> Result<Outcome, FaultError> {
+    /// Brings in a block whose pages are in different places, and makes it whole; `None` if it has to stay
+    /// in small pages: some of it is in RAM (it was present in small pages when memory was armed) or pinned.
+    pub(super) fn bring_leaf(&self, leaf: WholeLeaf<'_>) -> Result<Option<Outcome>, FaultError> {
         let start = leaf.start();
         let entries: Vec<Entry> = (0..BLOCK_PAGES).map(|index| leaf.entry(index)).collect();
-        let in_ram = |entry: &Entry| matches!(Self::site(entry.state()), Site::Host | Site::Staged);
-        if entries.iter().any(in_ram) {
-            // Some of it was present in small pages when memory was armed: it stays in small pages.
-            drop(leaf);
-            return match self.table.lock(touched) {
-                Guard::Pages(pages) => self.bring_pages(pages, touched, 0),
-                Guard::Block(block) => self.bring_block(block),
-            };
+        let stays = |entry: &Entry| {
+            matches!(Self::site(entry.state()), Site::Host | Site::Staged)
+                || entry.flags().has(Flags::PINNED)
+        };
+        if entries.iter().any(stays) {
+            return Ok(None);
         }
-        let Some(mut frames) = self.block_frame()? else {
-            return Ok(Outcome::Waiting);
+        let Some((mut frames, _turning)) = self.block_frame()? else {
+            return Ok(Some(Outcome::Waiting));
         };
         for (index, page) in frames.bytes_mut().chunks_exact_mut(PAGE_SIZE).enumerate() {
             match entries[index].state() {
@@ -86,14 +83,16 @@ impl Engine {
             }
             self.stats.moved(Self::site(entry.state()), Site::Host, 1);
         }
-        Ok(Outcome::Resolved { along: ALONG })
+        Ok(Some(Outcome::Resolved { along: ALONG }))
     }
 
-    fn block_frame(&self) -> Result<Option<Frames<'_>>, FaultError> {
+    fn block_frame(&self) -> Result<Option<(Frames<'_>, Turn<'_>)>, FaultError> {
         loop {
+            let turning = self.turning.begin();
             if let Some(frames) = self.arena.take_block() {
-                return Ok(Some(frames));
+                return Ok(Some((frames, turning)));
             }
+            drop(turning);
             match self.make_room(BLOCK_PAGES as u64) {
                 Ok(()) => {}
                 Err(NoRoom::Full) => return Ok(None),
@@ -142,17 +141,22 @@ impl Engine {
         Outcome::Resolved { along: ALONG }
     }
 
-    /// Takes a mapped block out of the guest's reach, into the arena; returns the pages that left.
-    pub(super) fn expel_block(&self, number: u64) -> Result<usize, FaultError> {
+    /// Takes a mapped block out of the guest's reach, into the arena; returns whether it left.
+    pub(super) fn take_out_block(&self, number: u64) -> Result<bool, FaultError> {
         let Some(block) = self.table.try_lock_block(number) else {
-            return Ok(0);
+            return Ok(false);
         };
         let entry = block.entry();
         if entry.state() != State::Mapped || entry.flags().has(Flags::PINNED) {
-            return Ok(0);
+            return Ok(false);
+        }
+        if self.unit == Unit::Page && self.free_below() < BLOCK_PAGES as u64 {
+            // It would find no room whole; its pages may, one by one.
+            block.split();
+            return Ok(false);
         }
         let Some(empty) = self.arena.take_empty_block() else {
-            return Ok(0);
+            return Ok(false);
         };
         let moved = self.mmu.unmap(block.start(), empty.address(), BLOCK_PAGES);
         if let Some(obstacle) = moved.stopped {
@@ -167,26 +171,34 @@ impl Engine {
             }
             Stats::one(&self.stats.busy);
             return match obstacle {
-                Obstacle::Busy => Ok(0),
+                Obstacle::Busy => Ok(false),
                 _ => Err(FaultError::Mmu {
                     page: block.start().add(moved.pages as u64),
                     obstacle,
                 }),
             };
         }
+        self.staged.more(BLOCK_PAGES);
+        self.stats.moved(Site::Host, Site::Staged, BLOCK_PAGES);
         if let Some(frames) = empty.arrived(BLOCK_PAGES) {
             block.commit(Entry::held(Place::RAM, frames.keep(), entry.flags()));
         }
-        self.staged.push(Victims::Block(number), BLOCK_PAGES);
-        self.stats.moved(Site::Host, Site::Staged, BLOCK_PAGES);
-        Ok(BLOCK_PAGES)
+        Ok(true)
     }
 
-    /// Passes a staged block on to the first tier that has room for it, whole if it can be; returns the
-    /// pages that left the arena.
-    pub(super) fn pass_on_block(&self, number: u64, only: Option<u8>) -> Result<usize, NoRoom> {
+    /// Passes a staged block on to the first tier that has room for it, whole if it can be.
+    pub(super) fn pass_on_block(
+        &self,
+        number: u64,
+        only: Option<u8>,
+    ) -> Result<PassedOn, FaultError> {
         let Some(block) = self.table.try_lock_block(number) else {
-            return Ok(0);
+            if Self::site(self.table.peek(PageNo(number * BLOCK_PAGES as u64)).state())
+                == Site::Staged
+            {
+                self.staged.push(Victims::Block(number));
+            }
+            return Ok(PassedOn::default());
         };
         let entry = block.entry();
         let State::Held(Place {
@@ -194,7 +206,7 @@ impl Engine {
             frame,
         }) = entry.state()
         else {
-            return Ok(0);
+            return Ok(PassedOn::default());
         };
         let mut frames = self.arena.kept(frame, BLOCK_PAGES, Unit::Block);
         if is_zero(frames.bytes_mut()) {
@@ -209,12 +221,32 @@ impl Engine {
                 self.stats.moved(Site::Host, Self::site(entry.state()), 1);
             }
             block.split_into(|index| entries[index]);
-        } else {
+        } else if self.unit == Unit::Block {
             frames.keep();
-            return Err(NoRoom::Full);
+            self.staged.push(Victims::Block(number));
+            return Ok(PassedOn {
+                freed: 0,
+                refused: true,
+            });
+        } else {
+            // Its pages may find room one by one: back beneath the guest, in pieces.
+            if let Err(error) = self.map_block(block.start(), frames.address()) {
+                frames.keep();
+                return Err(error);
+            }
+            frames.departed(BLOCK_PAGES);
+            self.staged.less(BLOCK_PAGES);
+            block.split_into(|_| Entry::new(State::Mapped, Flags::DIRTY));
+            return Ok(PassedOn {
+                freed: 0,
+                refused: true,
+            });
         }
         self.staged.less(BLOCK_PAGES);
-        Ok(BLOCK_PAGES)
+        Ok(PassedOn {
+            freed: BLOCK_PAGES,
+            refused: false,
+        })
     }
 
     /// Stores a block whole in the first tier that can hold it.

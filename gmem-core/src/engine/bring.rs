@@ -6,6 +6,7 @@ use super::{Engine, FaultError, Outcome};
 use crate::hnode::ram::Frames;
 use crate::mmu::{Moved, Obstacle};
 use crate::page::{CLUSTER_PAGES, ClusterNo, PAGE_SIZE, PageNo, Unit, runs};
+use crate::policy::Victims;
 use crate::stats::Site;
 use crate::table::lock::Atomic;
 use crate::table::{Entry, Flags, Frame, Guard, Pages, Place, State};
@@ -19,6 +20,7 @@ impl Engine {
     /// making any.
     pub(super) fn bring(&self, touched: PageNo, plan: u64) -> Result<Outcome, FaultError> {
         let mut attempt = 0;
+        let mut in_small_pages = self.unit == Unit::Page;
         loop {
             match self.table.lock(touched) {
                 Guard::Block(block) => match block.entry().state() {
@@ -34,12 +36,16 @@ impl Engine {
                     if pages.entry(ClusterNo::index(touched)).state() == State::Mapped {
                         return Ok(self.there(touched));
                     }
-                    if self.unit == Unit::Page {
+                    if in_small_pages {
                         return self.bring_pages(pages, touched, plan);
                     }
                     drop(pages);
                     if let Some(leaf) = self.table.try_lock_leaf(touched.block()) {
-                        return self.bring_leaf(leaf, touched);
+                        match self.bring_leaf(leaf)? {
+                            Some(outcome) => return Ok(outcome),
+                            None => in_small_pages = true,
+                        }
+                        continue;
                     }
                     // Somebody holds one of the pages, for a moment.
                     AtomicU64::give_way(attempt);
@@ -54,19 +60,20 @@ impl Engine {
         Outcome::There
     }
 
-    pub(super) fn bring_pages(
+    fn bring_pages(
         &self,
         mut pages: Pages<'_>,
         touched: PageNo,
         plan: u64,
     ) -> Result<Outcome, FaultError> {
         let own = bit(touched);
-        // What comes along must not make anybody wait for room.
-        if u64::from(plan.count_ones()) <= self.arena.available() {
-            pages.try_add(plan & !own, |_, entry| {
-                matches!(entry.state(), State::Untouched | State::Held(_))
-            });
-        }
+        // What comes along must not make anybody wait for room; what is staged needs none.
+        let roomy = 2 * u64::from(plan.count_ones()) <= self.arena.available();
+        pages.try_add(plan & !own, |_, entry| match entry.state() {
+            State::Held(place) if place.hnode == Place::RAM => true,
+            State::Untouched | State::Held(_) => roomy,
+            _ => false,
+        });
         let mut brought = 0;
         for (first, length) in runs(pages.mask()) {
             let mut at = first;
@@ -140,11 +147,37 @@ impl Engine {
         }
         let elsewhere = |i: &usize| Self::site(pages.entry(at + i).state()) != Site::Staged;
         let count = (0..most).take_while(elsewhere).count();
+        let _turning = self.turning.begin();
         let Some(mut frames) = self.arena.take(count) else {
             return Ok(0);
         };
         self.fill(pages, at, &mut frames)?;
         self.map(pages, at, frames, touched, drop)
+    }
+
+    /// Puts a staged group back beneath the guest: others may find room where it did not.
+    pub(super) fn bring_back(&self, group: Victims) -> Result<(), FaultError> {
+        let nobody = PageNo(u64::MAX);
+        match group {
+            Victims::Block(number) => {
+                if let Some(block) = self.table.try_lock_block(number)
+                    && Self::site(block.entry().state()) == Site::Staged
+                {
+                    self.bring_block(block)?;
+                }
+            }
+            Victims::Pages { cluster, mask } => {
+                let staged = |_, entry: Entry| Self::site(entry.state()) == Site::Staged;
+                let Some(mut pages) = self.table.try_lock_pages(cluster, mask, staged) else {
+                    self.staged.push(group);
+                    return Ok(());
+                };
+                while let Some((first, length)) = runs(pages.mask()).next() {
+                    self.bring_run(&mut pages, first, length, nobody)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Fills `frames` with the bytes of the pages from index `at` on, none of them staged.

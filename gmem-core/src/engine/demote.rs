@@ -39,15 +39,18 @@ impl Engine {
         for at in 0..self.tiers.len().saturating_sub(1) {
             let tier = &self.tiers[at];
             let low = low_watermark(tier.guaranteed_pages());
-            if tier.free_pages() >= low {
+            // Looked at once: faults free frames meanwhile.
+            let free = tier.free_pages();
+            if free >= low {
                 continue;
             }
             let below = self.tiers[at + 1..]
                 .iter()
                 .map(|tier| tier.free_pages())
                 .sum::<u64>();
-            let wanted = (2 * low - tier.free_pages()).min(below);
-            if wanted > 0 {
+            let wanted = (2 * low).saturating_sub(free).min(below);
+            // In units of blocks, what does not take a block takes nothing.
+            if wanted > 0 && below >= self.unit.pages() as u64 {
                 moved += self.demote(at as u8 + 1, wanted as usize, None)?;
             }
         }
@@ -99,8 +102,13 @@ impl Engine {
         let Some(scratch) = scratch_or_new(&mut inner.scratch) else {
             return Ok(0);
         };
-        let (_, count) = self.demote_cluster(cluster, mask, from, only, scratch)?;
-        Ok(count.unwrap_or(0))
+        loop {
+            match self.demote_cluster(cluster, mask, from, only, scratch)? {
+                // The block has been split: its pages are next.
+                (0, _) => {}
+                (_, count) => return Ok(count.unwrap_or(0)),
+            }
+        }
     }
 
     /// Returns how many clusters were dealt with and how many pages moved; `None` if there is no room.
@@ -112,8 +120,9 @@ impl Engine {
         only: Option<u8>,
         scratch: &mut Scratch,
     ) -> Result<(u64, Option<usize>), FaultError> {
-        let here =
-            |entry: Entry| matches!(entry.state(), State::Held(place) if place.hnode == from);
+        // A page that takes no room leaves only if it is wanted elsewhere.
+        let worth = |frame| only.is_some() || self.tier(from).takes_room(frame);
+        let here = |entry: Entry| matches!(entry.state(), State::Held(place) if place.hnode == from && worth(place.frame));
         if let ClusterView::Whole(entry) = self.table.view(cluster) {
             let passed = BLOCK_CLUSTERS as u64 - cluster.0 % BLOCK_CLUSTERS as u64;
             if !here(entry) {
@@ -131,6 +140,7 @@ impl Engine {
             };
         }
         let mut moved = 0;
+        let _turning = self.turning.begin();
         for start in (0..64).step_by(AT_ONCE) {
             let part = mask & crate::page::bits(start, AT_ONCE);
             let Some(mut pages) = self

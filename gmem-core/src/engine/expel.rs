@@ -3,7 +3,7 @@
 
 use super::{Engine, FaultError};
 use crate::mmu::Obstacle;
-use crate::page::{ClusterNo, runs};
+use crate::page::{BLOCK_PAGES, CLUSTER_PAGES, ClusterNo, PageNo, runs};
 use crate::policy::Victims;
 use crate::stats::{Site, Stats};
 use crate::table::{Entry, Flags, Frame, Place, State};
@@ -19,14 +19,9 @@ pub(super) struct Staged {
 }
 
 impl Staged {
-    pub(super) fn push(&self, group: Victims, pages: usize) {
-        self.pages.fetch_add(pages as u64, Ordering::Relaxed);
+    /// A group that waits to be passed on. Its pages are counted apart, before they are committed.
+    pub(super) fn push(&self, group: Victims) {
         self.lock().push_back(group);
-    }
-
-    /// Puts back what could not be passed on.
-    pub(super) fn put_back(&self, group: Victims) {
-        self.lock().push_front(group);
     }
 
     pub(super) fn pop(&self) -> Option<Victims> {
@@ -43,6 +38,16 @@ impl Staged {
         self.lock().len()
     }
 
+    /// Forgets the groups of which nothing is staged any more.
+    fn forget(&self, stale: impl Fn(&Victims) -> bool) {
+        self.lock().retain(|group| !stale(group));
+    }
+
+    /// `pages` more are staged.
+    pub(super) fn more(&self, pages: usize) {
+        self.pages.fetch_add(pages as u64, Ordering::Relaxed);
+    }
+
     /// `pages` are no longer staged.
     pub(super) fn less(&self, pages: usize) {
         self.pages.fetch_sub(pages as u64, Ordering::Relaxed);
@@ -53,26 +58,58 @@ impl Staged {
     }
 }
 
+/// More groups than there are slots to stage pages in: some are stale.
+const MANY_GROUPS: usize = 1 << 15;
+
 impl Engine {
-    /// Takes victims out of the guest's reach; returns how many pages left.
+    /// Takes victims out of the guest's reach, to be passed on in their turn; returns how many pages left.
     pub(super) fn expel(&self, victims: Victims) -> Result<usize, FaultError> {
+        let (out, result) = self.take_out(victims);
+        let Some(out) = out else {
+            return result.map(|()| 0);
+        };
+        if self.staged.groups() >= MANY_GROUPS {
+            self.staged.forget(|group| !self.is_staged(group));
+        }
+        self.staged.push(out);
+        result.map(|()| match out {
+            Victims::Pages { mask, .. } => mask.count_ones() as usize,
+            Victims::Block(_) => BLOCK_PAGES,
+        })
+    }
+
+    /// Takes victims out of the guest's reach; returns what is now staged of them, also after an error.
+    pub(super) fn take_out(&self, victims: Victims) -> (Option<Victims>, Result<(), FaultError>) {
         match victims {
-            Victims::Block(number) => self.expel_block(number),
+            Victims::Block(number) => match self.take_out_block(number) {
+                Ok(out) => (out.then_some(victims), Ok(())),
+                Err(error) => (None, Err(error)),
+            },
             Victims::Pages { cluster, mask } => {
                 let mut out = 0;
-                let result = self.expel_pages(cluster, mask, &mut out);
-                let count = out.count_ones() as usize;
-                if count > 0 {
-                    self.staged
-                        .push(Victims::Pages { cluster, mask: out }, count);
-                    self.stats.moved(Site::Host, Site::Staged, count);
-                }
-                result.map(|()| count)
+                let result = self.take_out_pages(cluster, mask, &mut out);
+                let group = Victims::Pages { cluster, mask: out };
+                ((out != 0).then_some(group), result)
             }
         }
     }
 
-    fn expel_pages(&self, cluster: ClusterNo, mask: u64, out: &mut u64) -> Result<(), FaultError> {
+    /// Whether any of the group is staged at this moment.
+    fn is_staged(&self, group: &Victims) -> bool {
+        let staged = |page| Self::site(self.table.peek(page).state()) == Site::Staged;
+        match *group {
+            Victims::Block(number) => staged(PageNo(number * BLOCK_PAGES as u64)),
+            Victims::Pages { cluster, mask } => (0..CLUSTER_PAGES)
+                .any(|index| mask & 1 << index != 0 && staged(cluster.page(index))),
+        }
+    }
+
+    fn take_out_pages(
+        &self,
+        cluster: ClusterNo,
+        mask: u64,
+        out: &mut u64,
+    ) -> Result<(), FaultError> {
         let may_leave =
             |_, entry: Entry| entry.state() == State::Mapped && !entry.flags().has(Flags::PINNED);
         let Some(mut pages) = self.table.try_lock_pages(cluster, mask, may_leave) else {
@@ -88,6 +125,8 @@ impl Engine {
                     .mmu
                     .unmap(cluster.page(at), empty.address(), empty.pages());
                 if let Some(frames) = empty.arrived(moved.pages) {
+                    self.staged.more(moved.pages);
+                    self.stats.moved(Site::Host, Site::Staged, moved.pages);
                     let slot = frames.keep();
                     for index in at..at + moved.pages {
                         let frame = Frame(slot.0 + (index - at) as u64);

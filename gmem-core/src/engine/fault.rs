@@ -102,8 +102,9 @@ impl<'e> Faults<'e> {
             Outcome::There => {}
             Outcome::Waiting => {
                 Stats::one(&self.engine.stats.stalls);
-                self.engine.waiting.put_aside(page);
+                self.engine.waiting.put_aside(page, arrived);
                 self.engine.wake_background();
+                return Ok(outcome);
             }
         }
         self.latencies.record(arrived.elapsed());

@@ -1,12 +1,11 @@
 //! The verb, for those who name pages and a place: hints, drains, tests.
 
 use super::fault::bit;
-use super::reclaim::NoRoom;
 use super::{Engine, FaultError, Outcome};
 use crate::page::{BLOCK_PAGES, ClusterNo, PageNo, PageRange};
 use crate::policy::Victims;
 use crate::stats::Site;
-use crate::table::{ClusterView, Guard, State};
+use crate::table::{ClusterView, Flags, Guard, State};
 
 /// Where pages are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,12 +117,14 @@ impl Engine {
         tier: u8,
         before: u64,
     ) -> Result<u64, MigrateError> {
-        self.expel(self.group(cluster, mask, page))?;
-        let mut moved = match self.pass_on(self.group(cluster, mask, page), Some(tier)) {
-            Ok(count) => count as u64,
-            Err(NoRoom::Full) => return Err(MigrateError::Full(before)),
-            Err(NoRoom::Failed(error)) => return Err(error.into()),
-        };
+        let (_, result) = self.take_out(self.group(cluster, mask, page));
+        // Passed on first: what was taken out is in no queue yet.
+        let passed = self.pass_on(self.group(cluster, mask, page), Some(tier))?;
+        result?;
+        if passed.refused {
+            return Err(MigrateError::Full(before + passed.freed as u64));
+        }
+        let mut moved = passed.freed as u64;
         for from in (1..=self.tiers.len() as u8).filter(|from| *from != tier) {
             let holds = |page| Self::site(self.table.peek(page).state()) == Site::Tier(from);
             let pages = (0..64)
@@ -143,23 +144,27 @@ impl Engine {
 
     /// Marks pages so that eviction passes them by, or takes the mark away. A pinned page that is not
     /// beneath the guest stays where it is until it is touched.
-    pub fn set_pinned(&self, range: PageRange, pinned: bool) {
+    pub fn set_pinned(&self, range: PageRange, pinned: bool) -> Result<(), MigrateError> {
         let _passing = self.gate.pass();
         for page in range.iter().filter(|page| self.is_ram(*page)) {
-            if let Guard::Block(block) = self.table.lock(page) {
-                block.split();
-            }
-            if let Guard::Pages(mut pages) = self.table.lock(page) {
-                let index = ClusterNo::index(page);
-                let entry = pages.entry(index);
-                let flags = entry.flags().without(crate::table::Flags::PINNED);
-                let pin = if pinned {
-                    crate::table::Flags::PINNED
-                } else {
-                    crate::table::Flags::NONE
-                };
-                pages.commit(index, entry.with_flags(flags.with(pin)));
-            }
+            let mut pages = loop {
+                match self.table.lock(page) {
+                    Guard::Pages(pages) => break pages,
+                    // A staged block lies in one frame of 2 MiB: it cannot be split there.
+                    Guard::Block(block) if Self::site(block.entry().state()) == Site::Staged => {
+                        self.bring_block(block)?;
+                    }
+                    Guard::Block(block) => block.split(),
+                }
+            };
+            let index = ClusterNo::index(page);
+            let entry = pages.entry(index);
+            let pin = if pinned { Flags::PINNED } else { Flags::NONE };
+            pages.commit(
+                index,
+                entry.with_flags(entry.flags().without(Flags::PINNED).with(pin)),
+            );
         }
+        Ok(())
     }
 }

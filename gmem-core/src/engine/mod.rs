@@ -33,6 +33,7 @@ mod migrate;
 mod pass_on;
 mod reclaim;
 mod snapshot;
+mod turning;
 mod waiting;
 
 pub use audit::Audit;
@@ -95,6 +96,16 @@ pub enum ConfigError {
         /// The least.
         least: Bytes,
     },
+    /// Ranges that cannot be a guest's RAM.
+    #[error("guest memory of {pages} pages from {start} {problem}")]
+    Ram {
+        /// First page of the range.
+        start: PageNo,
+        /// Its length.
+        pages: u64,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// More tiers than an entry can name.
     #[error("{0} tiers are too many: at most 15")]
     Tiers(usize),
@@ -114,11 +125,43 @@ pub struct Engine {
     eviction: Box<dyn Eviction>,
     staged: expel::Staged,
     waiting: waiting::Waiting,
+    turning: turning::Turning,
     gate: gate::Gate,
     reclaim: reclaim::Reclaim,
     demotion: demote::Demotion,
     stats: Stats,
     overcommit: bool,
+}
+
+/// Checks that there is RAM, in ranges of whole units that do not overlap.
+fn check_ram(ram: &[PageRange], unit: Unit) -> Result<(), ConfigError> {
+    let wrong = |range: &PageRange, problem| {
+        Err(ConfigError::Ram {
+            start: range.start,
+            pages: range.pages,
+            problem,
+        })
+    };
+    if ram.is_empty() {
+        return wrong(&PageRange::default(), "is none: give at least one range");
+    }
+    for (at, range) in ram.iter().enumerate() {
+        let whole = |page: u64| page.is_multiple_of(unit.pages() as u64);
+        if range.pages == 0 {
+            return wrong(range, "is empty");
+        }
+        if !whole(range.start.0) || !whole(range.pages) {
+            return wrong(
+                range,
+                "is not made of whole units: with units of 2M give multiples of 2M",
+            );
+        }
+        let overlaps = |other: &PageRange| other.start < range.end() && range.start < other.end();
+        if ram[..at].iter().any(overlaps) {
+            return wrong(range, "overlaps another range");
+        }
+    }
+    Ok(())
 }
 
 /// Pages of the host budget that are not counted as room for guest memory: full tiers exchange pages
@@ -152,6 +195,7 @@ impl Engine {
         if tiers.len() > 15 {
             return Err(ConfigError::Tiers(tiers.len()));
         }
+        check_ram(&ram, unit)?;
         let end = ram.iter().map(|range| range.end().0).max().unwrap_or(0);
         let engine = Self {
             table: LogicalPageTable::new(PageNo(end)),
@@ -160,6 +204,7 @@ impl Engine {
             eviction: Box::new(Clock::default()),
             staged: expel::Staged::default(),
             waiting: waiting::Waiting::default(),
+            turning: turning::Turning::default(),
             gate: gate::Gate::default(),
             reclaim: reclaim::Reclaim::default(),
             demotion: demote::Demotion::new(tiers.len()),

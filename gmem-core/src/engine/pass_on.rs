@@ -1,7 +1,7 @@
 //! Staged pages are passed on to the first tier that has room.
 
-use super::Engine;
 use super::reclaim::NoRoom;
+use super::{Engine, FaultError};
 use crate::hnode::zip::fill::is_zero;
 use crate::hnode::{Hnode, StoreError};
 use crate::page::{CLUSTER_PAGES, ClusterNo, PAGE_SIZE, Unit, bits, runs};
@@ -12,69 +12,96 @@ use crate::table::{Entry, Flags, Frame, Pages, Place, State};
 /// Pages that are locked at once while they are copied or compressed: a touch of one of them waits.
 pub(super) const AT_ONCE: usize = 8;
 
+/// Groups in a row that find no room before all are said to find none.
+const REFUSALS: usize = 8;
+
+/// What became of a group that was to be passed on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PassedOn {
+    /// Pages that left the arena.
+    pub(super) freed: usize,
+    /// Some of it found no room.
+    pub(super) refused: bool,
+}
+
 impl Engine {
     /// Passes the oldest staged group on; returns how many frames became free. `Full` if no tier takes
-    /// any of it; it then stays staged.
+    /// any of the oldest groups; they then stay staged.
     pub(super) fn pass_on_oldest(&self) -> Result<usize, NoRoom> {
-        while let Some(group) = self.staged.pop() {
-            match self.pass_on(group, None) {
-                Ok(0) => {}
-                other => return other,
+        let mut refusals = 0;
+        for _ in 0..self.staged.groups() {
+            let Some(group) = self.staged.pop() else {
+                break;
+            };
+            let passed = self.pass_on(group, None)?;
+            if passed.freed > 0 {
+                return Ok(passed.freed);
+            }
+            refusals += usize::from(passed.refused);
+            if refusals == REFUSALS {
+                break;
             }
         }
-        Ok(0)
-    }
-
-    /// Passes a group on, to tier `only` if one is given. What finds no room is put back.
-    pub(super) fn pass_on(&self, group: Victims, only: Option<u8>) -> Result<usize, NoRoom> {
-        let (freed, left) = match group {
-            Victims::Block(number) => match self.pass_on_block(number, only) {
-                Ok(freed) => (freed, None),
-                Err(NoRoom::Full) => (0, Some(group)),
-                Err(error) => return Err(error),
-            },
-            Victims::Pages { cluster, mask } => {
-                let (freed, left) = self.pass_on_pages(cluster, mask, only);
-                (
-                    freed,
-                    (left != 0).then_some(Victims::Pages {
-                        cluster,
-                        mask: left,
-                    }),
-                )
-            }
-        };
-        let full = left.is_some();
-        if let Some(left) = left {
-            self.staged.put_back(left);
-        }
-        if full && freed == 0 {
+        if refusals > 0 {
             Err(NoRoom::Full)
         } else {
-            Ok(freed)
+            Ok(0)
         }
     }
 
-    /// As `pass_on`, for pages: how many left, and the mask of those that found no room.
-    fn pass_on_pages(&self, cluster: ClusterNo, mask: u64, only: Option<u8>) -> (usize, u64) {
-        let mut freed = 0;
+    /// Passes a group on, to tier `only` if one is given. What finds no room, or is locked by somebody at
+    /// this moment, waits for another turn.
+    pub(super) fn pass_on(&self, group: Victims, only: Option<u8>) -> Result<PassedOn, FaultError> {
+        let _turning = self.turning.begin();
+        match group {
+            Victims::Block(number) => self.pass_on_block(number, only),
+            Victims::Pages { cluster, mask } => {
+                let (freed, refused, locked) = self.pass_on_pages(cluster, mask, only);
+                if refused | locked != 0 {
+                    self.staged.push(Victims::Pages {
+                        cluster,
+                        mask: refused | locked,
+                    });
+                }
+                Ok(PassedOn {
+                    freed,
+                    refused: refused != 0,
+                })
+            }
+        }
+    }
+
+    /// As `pass_on`, for pages: how many left, and the masks of those that found no room, and of those that
+    /// somebody has locked: who may bring them back, or let go of them where they are.
+    fn pass_on_pages(&self, cluster: ClusterNo, mask: u64, only: Option<u8>) -> (usize, u64, u64) {
+        let staged = |entry: Entry| Self::site(entry.state()) == Site::Staged;
+        let (mut freed, mut refused, mut locked) = (0, 0, 0);
         for (first, length) in runs(mask) {
             for start in (first..first + length).step_by(AT_ONCE) {
                 let part = bits(start, AT_ONCE.min(first + length - start));
-                let staged = |_, entry: Entry| Self::site(entry.state()) == Site::Staged;
-                // Whoever holds the lock of one brings it back.
-                let Some(mut pages) = self.table.try_lock_pages(cluster, part, staged) else {
-                    continue;
-                };
-                while pages.mask() != 0 {
-                    match self.store_first_run(&mut pages, only) {
-                        0 => return (freed, mask & !bits(0, start) | pages.mask()),
-                        count => freed += count,
+                let pages = self
+                    .table
+                    .try_lock_pages(cluster, part, |_, entry| staged(entry));
+                let held = pages.as_ref().map_or(0, Pages::mask);
+                for index in (0..CLUSTER_PAGES).filter(|index| part & !held & 1 << index != 0) {
+                    if staged(self.table.peek(cluster.page(index))) {
+                        locked |= 1 << index;
                     }
+                }
+                let Some(mut pages) = pages else { continue };
+                while pages.mask() != 0 {
+                    let stored = self.store_first_run(&mut pages, only);
+                    if stored == 0 {
+                        // One that does not compress must not keep out those behind it that do.
+                        let first = pages.mask() & pages.mask().wrapping_neg();
+                        refused |= first;
+                        pages.release(first);
+                    }
+                    freed += stored;
                 }
             }
         }
-        (freed, 0)
+        (freed, refused, locked)
     }
 
     /// Stores the first held pages that lie in consecutive slots; returns how many were stored.
@@ -158,6 +185,11 @@ impl Engine {
             .enumerate()
             .map(|(at, tier)| (at as u8 + 1, &**tier));
         numbered.filter(move |(hnode, _)| only.is_none_or(|only| *hnode == only))
+    }
+
+    /// How many pages the tiers certainly take.
+    pub(super) fn free_below(&self) -> u64 {
+        self.tiers.iter().map(|tier| tier.free_pages()).sum()
     }
 
     /// Counts a failed write.

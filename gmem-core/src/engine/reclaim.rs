@@ -5,7 +5,9 @@
 
 use super::{Engine, FaultError};
 use crate::page::{BLOCK_PAGES, Unit};
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::stats::Stats;
+use crate::table::lock::Atomic;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +68,12 @@ impl Watermarks {
     }
 }
 
+/// Steps of a turn in the background.
+const STEPS: usize = 16;
+/// Attempts of a fault to find room while others have pages in flight, or hold the locks of all victims.
+const PATIENCE: u32 = 2000;
+/// Groups that a fault tries in vain before it calls everything full.
+const DIRECT_ROUNDS: u32 = 4;
 /// Groups that may wait in the staged queue: beyond it, many are stale.
 const MAX_GROUPS: usize = 4096;
 
@@ -76,41 +84,73 @@ impl Engine {
 
     /// Makes room for `pages`, for a fault that found none.
     pub(super) fn make_room(&self, pages: u64) -> Result<(), NoRoom> {
-        let mut idle = 0;
-        crate::stats::Stats::one(&self.stats.direct_reclaims);
+        Stats::one(&self.stats.direct_reclaims);
+        let marks = self.watermarks();
+        let (mut idle, mut refused) = (0, 0);
         while self.arena.available() < pages {
-            if self.pass_on_oldest()? > 0 {
-                continue;
-            }
-            let Some(victims) = self.eviction.victims(&self.table) else {
-                return Err(NoRoom::Full);
-            };
-            if self.expel(victims)? == 0 {
-                // Locked, pinned or busy: others will do. But not for ever.
-                idle += 1;
-                if idle > 1000 {
-                    return Err(NoRoom::Full);
+            match self.make_room_now(marks) {
+                Ok(0) if idle < PATIENCE => idle += 1,
+                Ok(0) => return Err(NoRoom::Full),
+                Ok(_) => idle = 0,
+                Err(NoRoom::Full) if self.turning.any() && idle < PATIENCE => {
+                    AtomicU64::give_way(idle);
+                    idle += 1;
                 }
+                Err(NoRoom::Full) if refused < DIRECT_ROUNDS => refused += 1,
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// One step towards the high watermark.
+    /// One step for a fault: what is staged goes first. Returns the pages that moved.
+    fn make_room_now(&self, marks: Watermarks) -> Result<usize, NoRoom> {
+        match self.pass_on_oldest() {
+            Ok(0) => self.stage_next(),
+            Err(NoRoom::Full) => {
+                self.stage_others(marks)?;
+                Err(NoRoom::Full)
+            }
+            other => other,
+        }
+    }
+
+    /// One step towards the high watermark. Returns the pages that moved.
     fn make_room_step(&self, marks: Watermarks) -> Result<usize, NoRoom> {
-        // With every tier full, staging more would only make touches pay for rescues; one group is enough
-        // to find out whether what it holds compresses.
-        let room_below = self.tiers.iter().any(|tier| tier.free_pages() > 0);
-        if self.staged.pages() < if room_below { marks.staged } else { 1 }
+        if self.staged.pages() < marks.staged
             && self.staged.groups() < MAX_GROUPS
-            && let Some(victims) = self.eviction.victims(&self.table)
+            && self.free_below() > 0
         {
-            let out = self.expel(victims)?;
+            let out = self.stage_next()?;
             if out > 0 {
                 return Ok(out);
             }
         }
-        self.pass_on_oldest()
+        match self.pass_on_oldest() {
+            Ok(0) => self.stage_next(),
+            Err(NoRoom::Full) => {
+                self.stage_others(marks)?;
+                Err(NoRoom::Full)
+            }
+            other => other,
+        }
+    }
+
+    /// Stages the next victims; `Full` if there are none.
+    fn stage_next(&self) -> Result<usize, NoRoom> {
+        let victims = self.eviction.victims(&self.table).ok_or(NoRoom::Full)?;
+        Ok(self.expel(victims)?)
+    }
+
+    /// What is staged finds no room, but others may: pages that compress better, or hold zeros. Enough being
+    /// staged, the oldest make way for them.
+    fn stage_others(&self, marks: Watermarks) -> Result<(), NoRoom> {
+        if self.staged.pages() >= marks.staged
+            && let Some(group) = self.staged.pop()
+        {
+            self.bring_back(group)?;
+        }
+        self.stage_next().map(|_| ())
     }
 
     /// Makes room in the background until `stop` is set; returns early if the microVM cannot go on.
@@ -137,16 +177,18 @@ impl Engine {
     fn background_turn(&self) -> Result<bool, FaultError> {
         let marks = self.watermarks();
         let mut worked = false;
-        for _ in 0..16 {
-            let enough = self.arena.available() >= marks.high && self.arena.excess() == 0;
-            if enough {
+        for _ in 0..STEPS {
+            if self.arena.available() >= marks.high && self.arena.excess() == 0 {
                 break;
             }
             match self.make_room_step(marks) {
-                Ok(0) | Err(NoRoom::Full) => break,
+                Ok(0) => break,
                 Ok(_) => worked = true,
+                // Another group may find room; if none does, this turn has achieved nothing.
+                Err(NoRoom::Full) => {}
                 Err(NoRoom::Failed(error)) => return Err(error),
             }
+            self.arena.release_excess();
         }
         worked |= self.relieve_tiers()? > 0;
         worked |= self.retry_waiting()?;

@@ -12,7 +12,7 @@ pub(super) struct Waiting(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    pages: Vec<PageNo>,
+    pages: Vec<(PageNo, Instant)>,
     since: Option<Instant>,
 }
 
@@ -26,42 +26,49 @@ pub struct Stalls {
 }
 
 impl Waiting {
-    pub(super) fn put_aside(&self, page: PageNo) {
+    /// `arrived` is when the fault was learned of.
+    pub(super) fn put_aside(&self, page: PageNo, arrived: Instant) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.since.get_or_insert_with(Instant::now);
-        inner.pages.push(page);
+        inner.pages.push((page, arrived));
     }
 }
 
 impl Engine {
     /// Tries each waiting fault again; returns whether one was resolved.
     pub(super) fn retry_waiting(&self) -> Result<bool, FaultError> {
-        let pages = {
-            let mut inner = self
-                .waiting
+        let waiting = || {
+            self.waiting
                 .0
                 .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut inner.pages)
+                .unwrap_or_else(PoisonError::into_inner)
         };
-        let mut resolved = false;
-        let mut still = Vec::new();
-        for page in pages {
-            match self.bring(page, bit(page))? {
-                Outcome::Waiting => still.push(page),
-                Outcome::Resolved { .. } | Outcome::There => resolved = true,
+        // They stay in the list, so that whoever asks meanwhile is told of them.
+        let pages = waiting().pages.clone();
+        let mut resolved = Vec::new();
+        let mut failed = None;
+        for (page, arrived) in pages {
+            match self.bring(page, bit(page)) {
+                Ok(Outcome::Waiting) => {}
+                Ok(Outcome::Resolved { .. } | Outcome::There) => {
+                    self.stats.waited.record(arrived.elapsed());
+                    resolved.push((page, arrived));
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
             }
         }
-        let mut inner = self
-            .waiting
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        inner.pages.append(&mut still);
+        let mut inner = waiting();
+        inner.pages.retain(|fault| !resolved.contains(fault));
         if inner.pages.is_empty() {
             inner.since = None;
         }
-        Ok(resolved)
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(!resolved.is_empty()),
+        }
     }
 
     /// How things stand with faults that wait for room.

@@ -21,6 +21,8 @@ struct Inner {
     least_free: u64,
     /// The block from which pages are taken, so that others stay whole.
     open: usize,
+    /// No block before this one is whole.
+    whole_from: usize,
 }
 
 impl Frames {
@@ -37,6 +39,7 @@ impl Frames {
             free_pages: total,
             least_free: total,
             open: 0,
+            whole_from: 0,
         };
         Self {
             inner: Mutex::new(inner),
@@ -82,8 +85,12 @@ impl Frames {
                     "freed twice"
                 );
                 inner.free[first / 64] |= 1 << (first % 64);
+                inner.page_came_back(first / BLOCK_PAGES);
             }
-            Unit::Block => inner.free[first / 64..first / 64 + WORDS_PER_BLOCK].fill(u64::MAX),
+            Unit::Block => {
+                inner.free[first / 64..first / 64 + WORDS_PER_BLOCK].fill(u64::MAX);
+                inner.whole_from = inner.whole_from.min(first / BLOCK_PAGES);
+            }
         }
         inner.free_pages += unit.pages() as u64;
     }
@@ -109,6 +116,20 @@ impl Inner {
         Some(word * 64 + bit)
     }
 
+    /// Keeps the next take from searching: a tier that is nearly full frees one frame and takes it again.
+    fn page_came_back(&mut self, block: usize) {
+        let exhausted = |words: &[u64]| words.iter().all(|word| *word == 0);
+        if exhausted(&self.free[self.block_words(self.open)]) {
+            self.open = block;
+        }
+        if self.free[self.block_words(block)]
+            .iter()
+            .all(|word| *word == u64::MAX)
+        {
+            self.whole_from = self.whole_from.min(block);
+        }
+    }
+
     /// The first word with a free frame, in a block that is already broken if there is one.
     fn reopen(&self) -> Option<usize> {
         if self.free_pages == 0 {
@@ -132,10 +153,14 @@ impl Inner {
         if self.free_pages < BLOCK_PAGES as u64 {
             return None;
         }
-        let number = self
-            .free
-            .chunks_exact(WORDS_PER_BLOCK)
-            .position(|block| block.iter().all(|word| *word == u64::MAX))?;
+        let blocks = self.free.chunks_exact(WORDS_PER_BLOCK).enumerate();
+        let whole = |(_, block): &(usize, &[u64])| block.iter().all(|word| *word == u64::MAX);
+        let found = blocks
+            .skip(self.whole_from)
+            .find(whole)
+            .map(|(number, _)| number);
+        self.whole_from = found.map_or(self.free.len() / WORDS_PER_BLOCK, |number| number + 1);
+        let number = found?;
         let words = self.block_words(number);
         self.free[words].fill(0);
         Some(number * BLOCK_PAGES)

@@ -15,6 +15,11 @@ pub struct Link {
     free_at: Mutex<Option<Instant>>,
 }
 
+/// A longer latency is a mistake, and would hang the guest.
+const LONGEST_LATENCY_S: f64 = 10.0;
+/// A transfer that takes longer likewise.
+const LONGEST_TRANSFER: Duration = Duration::from_secs(60);
+
 /// Below this, waiting is done by spinning: a sleep would last longer.
 const SPIN_LIMIT: Duration = Duration::from_micros(30);
 
@@ -23,9 +28,13 @@ impl Link {
     /// (10^9 bytes) a second; a bandwidth of 0 is without limit.
     pub fn new(latency_us: f64, gbps: f64) -> Self {
         Self {
-            latency: Duration::from_secs_f64(latency_us.max(0.0) / 1e6),
+            latency: Duration::from_secs_f64(if latency_us > 0.0 {
+                (latency_us / 1e6).min(LONGEST_LATENCY_S)
+            } else {
+                0.0
+            }),
             picos_per_byte: if gbps > 0.0 {
-                (1000.0 / gbps) as u64
+                (1000.0 / gbps).max(1.0) as u64
             } else {
                 0
             },
@@ -44,7 +53,9 @@ impl Link {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             let begins = free_at.map_or(start, |free_at| free_at.max(start));
-            let left_at = begins + Duration::from_nanos(bytes as u64 * self.picos_per_byte / 1000);
+            let takes =
+                Duration::from_nanos((bytes as u64).saturating_mul(self.picos_per_byte) / 1000);
+            let left_at = begins + takes.min(LONGEST_TRANSFER);
             *free_at = Some(left_at);
             left_at
         };

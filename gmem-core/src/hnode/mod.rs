@@ -151,6 +151,11 @@ pub trait Hnode: Send + Sync {
     /// Frees a unit's frame. Its bytes are gone.
     fn free(&self, frame: Frame, unit: Unit);
 
+    /// Whether freeing `frame` would make room: a page that is filled with one value may take none.
+    fn takes_room(&self, _frame: Frame) -> bool {
+        true
+    }
+
     /// Stores consecutive pages of 4 KiB, calling `stored(index, frame)` for each in order, until one
     /// does not fit; returns how many were stored. A device pays its latency once.
     fn store_pages(

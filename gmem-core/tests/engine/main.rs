@@ -1,9 +1,12 @@
 //! The engine over a simulated guest: budgets, tiers, failures at every step.
 
+mod capacity;
 mod failures;
 mod property;
-mod review;
+mod regressions;
 mod simulated;
+mod storms;
+mod watched;
 
 use gmem_core::bytes::Bytes;
 use gmem_core::engine::{ConfigError, Destination, MigrateError, Outcome};
@@ -249,10 +252,16 @@ fn a_pinned_page_stays_while_all_others_leave() {
     let bench = bench(2048, 512, Unit::Page, vec![hbm(2048)]);
     touch(&bench, 9);
     bench.guest.write(PageNo(9), 99);
-    bench.engine.set_pinned(PageRange::new(PageNo(9), 1), true);
+    bench
+        .engine
+        .set_pinned(PageRange::new(PageNo(9), 1), true)
+        .unwrap();
     write_all(&bench, 2048, |page| if page == 9 { 99 } else { page + 100 });
     assert_eq!(bench.guest.read(PageNo(9)), Some(99));
-    bench.engine.set_pinned(PageRange::new(PageNo(9), 1), false);
+    bench
+        .engine
+        .set_pinned(PageRange::new(PageNo(9), 1), false)
+        .unwrap();
     verify_all(&bench, 2048, |page| if page == 9 { 99 } else { page + 100 });
 }
 

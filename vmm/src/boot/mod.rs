@@ -1,7 +1,7 @@
 //! What stands in guest memory before the first instruction: a kernel, its command line, a map of the memory,
 //! page tables.
 //!
-//! [`elf`] loads the kernel, [`write`] adds the rest as the kernel's [`Protocol`] wants it: [`pvh`]'s
+//! [`elf`] loads the kernel, [`write()`] adds the rest as the kernel's [`Protocol`] wants it: [`pvh`]'s
 //! `hvm_start_info`, or [`linux`]'s `boot_params`; [`long_mode`] makes the page tables of 64-bit entries.
 pub mod bundled;
 pub mod elf;

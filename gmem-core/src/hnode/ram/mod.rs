@@ -116,15 +116,24 @@ impl Arena {
         }
     }
 
-    /// Up to `most` (1 to 64) consecutive slots without frames, into which the MMU may move pages.
+    /// Up to `most` (1 to 64) consecutive slots without frames, into which the MMU may move pages. `None`
+    /// if so much is staged that the rest of the slots is needed to bring pages in.
     pub fn take_empty(&self, most: usize) -> Option<Empty<'_>> {
-        let (first, count) = self.slots(Unit::Page).take_empty(most)?;
+        let mut slots = self.slots(Unit::Page);
+        if slots.empty() < PAGE_SLOTS / 4 {
+            return None;
+        }
+        let (first, count) = slots.take_empty(most)?;
         Some(Empty::new(self, first, count, Unit::Page))
     }
 
-    /// A slot of 2 MiB without a frame.
+    /// A slot of 2 MiB without a frame, likewise.
     pub fn take_empty_block(&self) -> Option<Empty<'_>> {
-        let (block, _) = self.slots(Unit::Block).take_empty(1)?;
+        let mut slots = self.slots(Unit::Block);
+        if slots.empty() < BLOCK_SLOTS / 4 {
+            return None;
+        }
+        let (block, _) = slots.take_empty(1)?;
         Some(Empty::new(
             self,
             first_page(block),
@@ -139,9 +148,12 @@ impl Arena {
         Frames::used_before(self, frame.0 as usize, pages, unit)
     }
 
-    /// How many more pages could be taken now.
+    /// How many more pages could be taken now, in the arena's unit.
     pub fn available(&self) -> u64 {
-        self.free_frames() + self.budget.cap().saturating_sub(self.budget.existing())
+        let slots = self.slots(self.unit);
+        let pages = |slots: usize| (slots * self.unit.pages()) as u64;
+        let creatable = self.budget.cap().saturating_sub(self.budget.existing());
+        pages(slots.full()) + creatable.min(pages(slots.empty()))
     }
 
     /// Pages of frames that lie free in the arena.
@@ -197,7 +209,8 @@ impl Arena {
         (self.slots(Unit::Page).metadata_bytes() + self.slots(Unit::Block).metadata_bytes()) as u64
     }
 
-    fn release_excess(&self) {
+    /// Gives free frames beyond the cap back to the kernel.
+    pub fn release_excess(&self) {
         while self.excess() > 0 {
             let page = self.slots(Unit::Page).take_full(1);
             let taken = match page {
@@ -223,7 +236,15 @@ impl Arena {
 
     /// Puts free frames back to be used again, or releases them if there are too many.
     fn now_free(&self, first: usize, pages: usize, unit: Unit) {
-        if unit != self.unit || self.excess() > 0 {
+        // While the cap is exceeded a few frames are kept all the same: faults need some to go on while
+        // the background thread evicts the excess, which it may do for a while.
+        let (full, total) = (self.slots(unit).full(), slots_of(unit));
+        let enough = if self.excess() > 0 {
+            total / 64
+        } else {
+            total / 2
+        };
+        if unit != self.unit || full >= enough {
             self.release(first, pages, unit);
             return;
         }
@@ -259,6 +280,14 @@ impl Arena {
             Unit::Block => &self.blocks,
         };
         slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many slots there are for frames of this size.
+const fn slots_of(unit: Unit) -> usize {
+    match unit {
+        Unit::Page => PAGE_SLOTS,
+        Unit::Block => BLOCK_SLOTS,
     }
 }
 

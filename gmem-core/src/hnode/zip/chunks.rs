@@ -22,8 +22,7 @@ pub(super) struct Chunks {
 }
 
 struct List {
-    /// The chunk after each one, in its list or among the free ones. Grows to the number ever used, so
-    /// that a large tier that holds little costs little.
+    /// The chunk after each one, in its list or among the free ones. Grows to the number ever used.
     next: Vec<u32>,
     free_head: u32,
     used: u32,
@@ -34,7 +33,8 @@ impl Chunks {
     pub(super) fn new(total: u32) -> io::Result<Self> {
         let memory = SharedMemory::new(c"gmem-zip", (total as usize * CHUNK).max(1))?;
         let list = List {
-            next: Vec::new(),
+            // Room for all of them: what is not used is never touched, and nothing is copied to grow it.
+            next: Vec::with_capacity(total as usize),
             free_head: NONE,
             used: 0,
             peak: 0,

@@ -141,6 +141,10 @@ impl Hnode for Zip {
         }
     }
 
+    fn takes_room(&self, frame: Frame) -> bool {
+        frame.0 >> 32 != 0
+    }
+
     fn free(&self, frame: Frame, unit: Unit) {
         debug_assert_eq!(unit, Unit::Page, "zip names no frame for a block");
         self.pages.fetch_sub(1, Ordering::Relaxed);
