@@ -24,16 +24,21 @@ use budget::Budget;
 use slots::Slots;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Slots for frames of 4 KiB: free ones to be used next, and those that eviction has taken out and not
-/// yet passed on. What is beneath the guest takes no slot, so this does not grow with the budget.
-const PAGE_SLOTS: usize = 16384;
-/// Slots for frames of 2 MiB, likewise.
+/// Slots for frames of 4 KiB, at most: free ones to be used next, and those that eviction has taken out and
+/// not yet passed on. What is beneath the guest takes no slot, so this does not grow with the budget.
+const MOST_PAGE_SLOTS: usize = 16384;
+/// At least: a small microVM keeps small lists.
+const LEAST_PAGE_SLOTS: usize = 1024;
+/// Slots for frames of 2 MiB, likewise. They come first in the arena.
 const BLOCK_SLOTS: usize = 64;
+/// Where the slots for frames of 4 KiB begin, in pages from the arena's start.
+const PAGE_AREA: usize = BLOCK_SLOTS * BLOCK_PAGES;
 
 /// The arena.
 #[derive(Debug)]
 pub struct Arena {
     space: Reservation,
+    page_slots: usize,
     pages: Mutex<Slots>,
     blocks: Mutex<Slots>,
     budget: Budget,
@@ -45,13 +50,16 @@ impl Arena {
     /// An arena in which, together with the guest, up to `budget_pages` frames may exist, and which keeps
     /// free frames in units of `unit`.
     pub fn new(budget_pages: u64, unit: Unit) -> Result<Self, ReserveError> {
-        let (page_bytes, block_bytes) = (PAGE_SLOTS * PAGE_SIZE, BLOCK_SLOTS * Unit::Block.bytes());
-        let space = Reservation::new(page_bytes + block_bytes, Backing::Small)?;
+        let half = usize::try_from(budget_pages / 2).unwrap_or(MOST_PAGE_SLOTS);
+        let page_slots = half.clamp(LEAST_PAGE_SLOTS, MOST_PAGE_SLOTS);
+        let block_bytes = PAGE_AREA * PAGE_SIZE;
+        let space = Reservation::new(block_bytes + page_slots * PAGE_SIZE, Backing::Small)?;
         // A kernel without huge pages refuses; frames of 2 MiB are then 512 small ones.
-        let _ = space.set_backing(page_bytes, block_bytes, Backing::Huge);
+        let _ = space.set_backing(0, block_bytes, Backing::Huge);
         Ok(Self {
             space,
-            pages: Mutex::new(Slots::new(PAGE_SLOTS)),
+            page_slots,
+            pages: Mutex::new(Slots::new(page_slots)),
             blocks: Mutex::new(Slots::new(BLOCK_SLOTS)),
             budget: Budget::new(budget_pages),
             unit,
@@ -69,13 +77,18 @@ impl Arena {
     pub fn take(&self, most: usize) -> Option<Frames<'_>> {
         debug_assert!((1..=CLUSTER_PAGES).contains(&most));
         if let Some((first, count)) = self.slots(Unit::Page).take_full(most) {
-            return Some(Frames::used_before(self, first, count, Unit::Page));
+            return Some(Frames::used_before(
+                self,
+                first_page(first, Unit::Page),
+                count,
+                Unit::Page,
+            ));
         }
         let mut granted = self.budget.create(most as u64, 1) as usize;
         if granted == 0 {
             // A frame of the other size may lie free.
             let (block, _) = self.slots(Unit::Block).take_full(1)?;
-            self.release(first_page(block), BLOCK_PAGES, Unit::Block);
+            self.release(first_page(block, Unit::Block), BLOCK_PAGES, Unit::Block);
             granted = self.budget.create(most as u64, 1) as usize;
             if granted == 0 {
                 return None;
@@ -85,7 +98,9 @@ impl Arena {
         let taken = self.slots(Unit::Page).take_empty(granted);
         let count = taken.map_or(0, |(_, count)| count);
         self.budget.released((granted - count) as u64);
-        taken.map(|(first, count)| Frames::about_to_exist(self, first, count, Unit::Page))
+        taken.map(|(first, count)| {
+            Frames::about_to_exist(self, first_page(first, Unit::Page), count, Unit::Page)
+        })
     }
 
     /// A free frame of 2 MiB, to be filled whole.
@@ -93,7 +108,7 @@ impl Arena {
         if let Some((block, _)) = self.slots(Unit::Block).take_full(1) {
             return Some(Frames::used_before(
                 self,
-                first_page(block),
+                first_page(block, Unit::Block),
                 BLOCK_PAGES,
                 Unit::Block,
             ));
@@ -105,7 +120,7 @@ impl Arena {
         match self.slots(Unit::Block).take_empty(1) {
             Some((block, _)) => Some(Frames::about_to_exist(
                 self,
-                first_page(block),
+                first_page(block, Unit::Block),
                 BLOCK_PAGES,
                 Unit::Block,
             )),
@@ -120,11 +135,16 @@ impl Arena {
     /// if so much is staged that the rest of the slots is needed to bring pages in.
     pub fn take_empty(&self, most: usize) -> Option<Empty<'_>> {
         let mut slots = self.slots(Unit::Page);
-        if slots.empty() < PAGE_SLOTS / 4 {
+        if slots.empty() < self.page_slots / 4 {
             return None;
         }
         let (first, count) = slots.take_empty(most)?;
-        Some(Empty::new(self, first, count, Unit::Page))
+        Some(Empty::new(
+            self,
+            first_page(first, Unit::Page),
+            count,
+            Unit::Page,
+        ))
     }
 
     /// A slot of 2 MiB without a frame, likewise.
@@ -136,7 +156,7 @@ impl Arena {
         let (block, _) = slots.take_empty(1)?;
         Some(Empty::new(
             self,
-            first_page(block),
+            first_page(block, Unit::Block),
             BLOCK_PAGES,
             Unit::Block,
         ))
@@ -214,10 +234,10 @@ impl Arena {
         while self.excess() > 0 {
             let page = self.slots(Unit::Page).take_full(1);
             let taken = match page {
-                Some((first, _)) => Some((first, Unit::Page)),
+                Some((slot, _)) => Some((first_page(slot, Unit::Page), Unit::Page)),
                 None => {
                     let block = self.slots(Unit::Block).take_full(1);
-                    block.map(|(block, _)| (first_page(block), Unit::Block))
+                    block.map(|(block, _)| (first_page(block, Unit::Block), Unit::Block))
                 }
             };
             let Some((first, unit)) = taken else { return };
@@ -238,7 +258,7 @@ impl Arena {
     fn now_free(&self, first: usize, pages: usize, unit: Unit) {
         // While the cap is exceeded a few frames are kept all the same: faults need some to go on while
         // the background thread evicts the excess, which it may do for a while.
-        let (full, total) = (self.slots(unit).full(), slots_of(unit));
+        let (full, total) = (self.slots(unit).full(), self.slots_of(unit));
         let enough = if self.excess() > 0 {
             total / 64
         } else {
@@ -269,6 +289,14 @@ impl Arena {
         unsafe { std::slice::from_raw_parts_mut(self.space.as_ptr().add(at), len) }
     }
 
+    /// How many slots there are for frames of this size.
+    const fn slots_of(&self, unit: Unit) -> usize {
+        match unit {
+            Unit::Page => self.page_slots,
+            Unit::Block => BLOCK_SLOTS,
+        }
+    }
+
     fn now_empty(&self, first: usize, pages: usize, unit: Unit) {
         let (slot, count) = in_slots(first, pages, unit);
         self.slots(unit).give_empty(slot, count);
@@ -283,28 +311,18 @@ impl Arena {
     }
 }
 
-/// How many slots there are for frames of this size.
-const fn slots_of(unit: Unit) -> usize {
+/// Number, in pages from the arena's start, of the first page of a slot.
+const fn first_page(slot: usize, unit: Unit) -> usize {
     match unit {
-        Unit::Page => PAGE_SLOTS,
-        Unit::Block => BLOCK_SLOTS,
+        Unit::Page => PAGE_AREA + slot,
+        Unit::Block => slot * BLOCK_PAGES,
     }
-}
-
-/// Number, in pages from the arena's start, of the first page of block slot `block`.
-fn first_page(block: usize) -> usize {
-    PAGE_SLOTS + block * BLOCK_PAGES
 }
 
 /// Slot number and count, in the area of `unit`, of `pages` pages from page `first` of the arena on.
 fn in_slots(first: usize, pages: usize, unit: Unit) -> (usize, usize) {
     match unit {
-        Unit::Page => (first, pages),
-        Unit::Block => ((first - PAGE_SLOTS) / BLOCK_PAGES, pages / BLOCK_PAGES),
+        Unit::Page => (first - PAGE_AREA, pages),
+        Unit::Block => (first / BLOCK_PAGES, pages / BLOCK_PAGES),
     }
-}
-
-/// Whether a frame that the arena keeps is one of its 2 MiB frames (or a part of one).
-pub fn is_block_slot(frame: Frame) -> bool {
-    frame.0 >= PAGE_SLOTS as u64
 }
