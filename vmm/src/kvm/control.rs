@@ -129,8 +129,10 @@ impl Gate {
     pub(super) fn checkpoint(&self, index: usize) -> Request {
         let mut state = self.lock();
         while state.request() == Request::Pause {
-            state.parked[index] = true;
-            self.changed.notify_all();
+            // Said once: if every wake-up were answered by another, parked vCPUs would keep each other awake.
+            if !mem::replace(&mut state.parked[index], true) {
+                self.changed.notify_all();
+            }
             state = self
                 .changed
                 .wait(state)
