@@ -15,8 +15,9 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running microVM that listens.
 pub struct Controlled {
-    pub dir: TempDir,
+    // The first to be dropped: what still runs is ended before its files go.
     pub running: Running,
+    pub dir: TempDir,
 }
 
 impl Controlled {
@@ -30,7 +31,7 @@ impl Controlled {
         args.extend(options);
         let running = Running::start(&args);
         until("the socket is there", || socket.exists().then_some(()));
-        Self { dir, running }
+        Self { running, dir }
     }
 
     /// The path of its socket.
