@@ -141,3 +141,13 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// `options`, then the workload.
+pub fn with<'a>(options: &[&'a str], workload: &'a str) -> Vec<&'a str> {
+    [options, &[workload]].concat()
+}
+
+/// The request for a budget.
+pub fn budget(bytes: u64) -> Value {
+    json!({"command": "budget", "bytes": bytes})
+}
