@@ -86,11 +86,10 @@ impl Finished {
     }
 }
 
-/// A run that may still go on.
+/// A run that may still go on. One that the test forgets, because it failed, is killed.
 pub struct Running {
     child: Child,
-    stdout: JoinHandle<String>,
-    stderr: JoinHandle<String>,
+    output: Option<[JoinHandle<String>; 2]>,
 }
 
 impl Running {
@@ -120,8 +119,7 @@ impl Running {
         let stderr = collect(child.stderr.take().unwrap());
         Self {
             child,
-            stdout,
-            stderr,
+            output: Some([stdout, stderr]),
         }
     }
 
@@ -146,19 +144,29 @@ impl Running {
             if Instant::now() > deadline {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                panic!(
-                    "gmem did not end within {LIMIT:?}: {} {}",
-                    self.stdout.join().unwrap(),
-                    self.stderr.join().unwrap()
-                );
+                panic!("gmem did not end within {LIMIT:?}: {:?}", self.output());
             }
             thread::sleep(Duration::from_millis(2));
         };
+        let [stdout, stderr] = self.output();
         Finished {
             status,
-            stdout: self.stdout.join().unwrap(),
-            stderr: self.stderr.join().unwrap(),
+            stdout,
+            stderr,
         }
+    }
+
+    fn output(&mut self) -> [String; 2] {
+        let output = self.output.take().expect("taken once, at the end");
+        output.map(|reader| reader.join().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // After `finish` both do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -1,4 +1,5 @@
 //! What the integration tests share.
 #![allow(dead_code, reason = "each test binary uses its part")]
+pub mod control;
 pub mod gmem;
 pub mod tiny_elf;

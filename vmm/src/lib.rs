@@ -1,10 +1,12 @@
 //! The microVM monitor: KVM, vCPUs, boot, guest memory, command line.
 
+pub mod api;
 pub mod boot;
 pub mod check;
 pub mod cli;
 pub mod exit_code;
 pub mod fallback;
+pub mod figures;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

@@ -15,7 +15,7 @@ use gmem_devices::legacy::Ports;
 use crate::boot::elf::{self, KernelError};
 use crate::boot::{self, BootError, Entry, Protocol};
 use crate::exit_code::ExitCode;
-use crate::kvm::control::VcpuThreads;
+use crate::kvm::control::{VcpuControl, VcpuThreads};
 use crate::kvm::exits::End;
 use crate::kvm::host::{Host, HostError};
 use crate::kvm::run_loop::Shared;
@@ -215,8 +215,8 @@ pub struct Running {
 
 impl Running {
     /// The vCPU threads: to pause, resume and kick.
-    pub fn vcpus(&self) -> &VcpuThreads {
-        &self.threads
+    pub fn vcpus(&self) -> &VcpuControl {
+        self.threads.control()
     }
 
     /// The guest's RAM.
@@ -233,7 +233,7 @@ impl Running {
     pub fn wait(&self, signals: &TerminationSignals, limit: Option<Duration>) -> io::Result<Event> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         loop {
-            if self.threads.first_end().is_some() {
+            if self.vcpus().first_end().is_some() {
                 return Ok(Event::Ended);
             }
             if let Some(name) = signals.take() {
@@ -244,7 +244,7 @@ impl Running {
                 return Ok(Event::Timeout);
             }
             poll(
-                [self.threads.ended().as_raw_fd(), signals.as_raw_fd()],
+                [self.vcpus().ended().as_raw_fd(), signals.as_raw_fd()],
                 left,
             )?;
         }
@@ -254,8 +254,8 @@ impl Running {
     /// signal of the name given.
     pub fn finish(self, signal: Option<&'static str>) -> Outcome {
         // Taken before the stop: what comes after a signal does not matter.
-        let own_end = self.threads.first_end();
-        let entered = self.threads.entered();
+        let own_end = self.vcpus().first_end();
+        let entered = self.vcpus().entered();
         // A vCPU that waits for a page leaves the guest once it has it, and no sooner.
         self.memory.release_waiters();
         let ends = self.threads.stop(STOP_LIMIT);

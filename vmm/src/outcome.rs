@@ -29,6 +29,8 @@ pub enum Reason {
         /// Where the first vCPU was.
         boot_vcpu: Option<Position>,
     },
+    /// Somebody asked for the end over the control socket: who.
+    Control(String),
     /// The monitor ended the run for a reason of its own.
     Asked,
     /// The guest's memory cannot go on: a page is lost.
@@ -88,7 +90,7 @@ impl Outcome {
         match self.reason {
             Reason::Verdict(exit::SUCCESS) => OutcomeKind::Success,
             Reason::Verdict(_) | Reason::Guest { .. } => OutcomeKind::GuestFailure,
-            Reason::Signal { .. } | Reason::Asked => OutcomeKind::Killed,
+            Reason::Signal { .. } | Reason::Control(_) | Reason::Asked => OutcomeKind::Killed,
             Reason::Error { .. } | Reason::Memory(_) => OutcomeKind::Error,
         }
     }
@@ -130,6 +132,7 @@ impl Outcome {
                 boot_vcpu: None,
             } => format!("killed by {name}; vCPU 0 did not leave the guest"),
             Reason::Memory(failure) => failure.clone(),
+            Reason::Control(by) => format!("stopped by {by}"),
             Reason::Asked => "the run was ended by the monitor".into(),
         };
         Some(match &self.note {

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -74,7 +74,7 @@ pub struct Boot {
 }
 
 /// Memory of the microVM.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Memory {
     /// The guest's.
     pub size_bytes: u64,
@@ -87,7 +87,7 @@ pub struct Memory {
 }
 
 /// One tier.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tier {
     /// Its name, unique in the report.
     pub name: String,
@@ -102,7 +102,7 @@ pub struct Tier {
 }
 
 /// Faults, by who had them.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Faults {
     /// The vCPUs' faults that reached user space.
     pub cpu: Latency,
@@ -115,7 +115,7 @@ pub struct Faults {
 }
 
 /// A distribution of times from an event's read to the wake.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Latency {
     /// How many.
     pub count: u64,
@@ -130,7 +130,7 @@ pub struct Latency {
 }
 
 /// Traffic between two tiers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Migration {
     /// Name of the tier that the pages left.
     pub from: String,

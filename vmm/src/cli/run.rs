@@ -15,6 +15,8 @@ use super::plan;
 use super::status::StatusLine;
 use super::tier::{self, TierArg};
 use super::watch::{Ended, watch};
+use crate::api::server::{Server, Target};
+use crate::api::socket::ControlSocket;
 use crate::boot;
 use crate::check::{Host, HostLacks, require_kernel, require_kvm, require_userfaultfd};
 use crate::exit_code::ExitCode;
@@ -60,7 +62,7 @@ pub struct RunArgs {
     #[arg(long = "tier", value_name = "KIND:SIZE[,key=value...]", value_parser = tier::parse)]
     tiers: Vec<TierArg>,
 
-    /// A Unix socket for the control API
+    /// A Unix socket to be made, over which `gmem ctl` controls the run
     #[arg(long, value_name = "PATH")]
     api_sock: Option<PathBuf>,
 
@@ -155,6 +157,10 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
     }
     let host_failed = |error: io::Error| Failure::new(ExitCode::HostLacks, error);
     let signals = TerminationSignals::block().map_err(host_failed)?;
+    let socket = args.api_sock.as_deref().map(ControlSocket::bind);
+    let socket = socket
+        .transpose()
+        .map_err(|error| Failure::new(ExitCode::Usage, error))?;
     let config = config(args, plan);
     // A descriptor of its own: a vCPU that is stuck in writing to it must not hold the lock of this
     // process's stdout.
@@ -167,7 +173,15 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
     let build_failed = |error: BuildError| Failure::new(error.exit_code(), error);
     let machine = Machine::build(&config, Box::new(console)).map_err(build_failed)?;
     let running = machine.start().map_err(build_failed)?;
-    watch(running, &signals, &status).map_err(host_failed)
+    let target = Target {
+        memory: Arc::clone(running.memory()),
+        vcpus: running.vcpus().clone(),
+    };
+    let server = socket
+        .map(|socket| Server::start(socket, target))
+        .transpose()
+        .map_err(host_failed)?;
+    watch(running, &signals, &status, server).map_err(host_failed)
 }
 
 fn config(args: RunArgs, plan: Option<Plan>) -> Config {

@@ -9,10 +9,12 @@ use gmem_core::stats::Site;
 
 use super::status::StatusLine;
 use super::summary;
+use crate::api::server::Server;
+use crate::figures::Figures;
 use crate::machine::{Event, Running};
 use crate::memory::managed::ManagedMemory;
 use crate::outcome::{Outcome, Reason};
-use crate::report::{self, Report};
+use crate::report::Report;
 use crate::signals::TerminationSignals;
 
 /// How often stalls and failures are looked for.
@@ -27,17 +29,15 @@ const STALLED: Duration = Duration::from_millis(300);
 /// A run that is over, with its memory.
 pub(super) struct Ended {
     pub(super) outcome: Outcome,
-    snapshot: Option<Snapshot>,
-    memory: Arc<ManagedMemory>,
-    flows: Vec<report::Migration>,
-    vmm_rss_bytes: u64,
+    figures: Figures,
 }
 
-/// Watches until the run ends or a signal asks for its end.
+/// Watches until the run ends, or a signal or the control socket asks for its end.
 pub(super) fn watch(
     running: Running,
     signals: &TerminationSignals,
     status: &StatusLine,
+    mut server: Option<Server>,
 ) -> io::Result<Ended> {
     let memory = Arc::clone(running.memory());
     let began = Instant::now();
@@ -50,7 +50,7 @@ pub(super) fn watch(
             Event::Ended => break None,
             Event::Timeout => {}
         }
-        if memory.failure().is_some() {
+        if memory.failure().is_some() || server.as_ref().is_some_and(|s| s.stop_asked().is_some()) {
             break None;
         }
         let Some(engine) = memory.engine() else {
@@ -71,83 +71,49 @@ pub(super) fn watch(
             status.show(progress(&engine.snapshot(), began));
         }
     };
+    let asked = server.as_mut().and_then(|server| {
+        // Before the next signal ends the process: it must not leave the socket's file behind.
+        server.close();
+        server.stop_asked()
+    });
     signals.let_the_next_one_kill();
     // Before the end lets them go.
     let waiting = memory.engine().map_or(0, |engine| engine.stalls().waiting);
     let mut outcome = running.finish(signal);
+    drop(server);
     status.clear();
+    if outcome.reason == Reason::Asked
+        && let Some(by) = asked
+    {
+        outcome.reason = Reason::Control(by);
+    }
     if let Some(failure) = memory.failure() {
         outcome.reason = Reason::Memory(failure);
     } else if waiting > 0 {
         outcome.note = Some(stall_message(&memory, waiting));
     }
-    let ended = Ended {
-        snapshot: memory.snapshot(),
-        flows: flows(&memory),
-        vmm_rss_bytes: process_bytes().saturating_sub(memory.resident_bytes()),
-        memory,
-        outcome,
-    };
-    if let Some(snapshot) = &ended.snapshot {
-        status.say(&summary::text(snapshot, &ended.flows, began.elapsed()));
+    let figures = Figures::of(&memory);
+    if let Some(snapshot) = &figures.snapshot {
+        status.say(&summary::text(
+            snapshot,
+            &figures.migrations,
+            began.elapsed(),
+        ));
     }
-    Ok(ended)
+    Ok(Ended { outcome, figures })
 }
 
 impl Ended {
     /// Adds what is known about memory to the report.
     pub(super) fn describe(&self, report: &mut Report) {
-        report.memory.vmm_rss_bytes = self.vmm_rss_bytes;
-        let Some(snapshot) = &self.snapshot else {
-            if let Some(budget) = self.memory.budget() {
-                report.memory.tiers.push(report::Tier {
-                    name: "host".into(),
-                    kind: "host".into(),
-                    capacity_bytes: budget,
-                    used_bytes: self.memory.resident_bytes(),
-                    peak_bytes: self.memory.resident_bytes(),
-                });
-            }
-            return;
-        };
-        report.memory.metadata_bytes = snapshot.metadata_bytes;
-        report.memory.tiers = snapshot
-            .tiers
-            .iter()
-            .map(|tier| report::Tier {
-                name: tier.name.clone(),
-                kind: tier.kind.to_string(),
-                capacity_bytes: tier.capacity_bytes,
-                used_bytes: tier.used_bytes,
-                peak_bytes: tier.peak_bytes,
-            })
-            .collect();
-        let faults = &snapshot.faults;
-        report.faults.cpu = report::Latency {
-            count: faults.count,
-            p50_us: faults.p50_us,
-            p99_us: faults.p99_us,
-            p999_us: faults.p999_us,
-            max_us: faults.max_us,
-        };
-        report.faults.prefetched_pages = snapshot.prefetched_pages;
-        report.faults.prefetch_used_pages = snapshot.prefetch_used_pages;
-        report.migrations = self.flows.clone();
+        let Figures {
+            memory,
+            faults,
+            migrations,
+            ..
+        } = self.figures.clone();
+        (report.memory, report.faults, report.migrations) = (memory, faults, migrations);
     }
-}
-
-fn flows(memory: &ManagedMemory) -> Vec<report::Migration> {
-    let Some(engine) = memory.engine() else {
-        return Vec::new();
-    };
-    let name = |site| engine.site_name(site).to_owned();
-    let migration = |flow: &gmem_core::stats::Flow| report::Migration {
-        from: name(flow.from),
-        to: name(flow.to),
-        pages: flow.pages,
-        bytes: flow.bytes(),
-    };
-    engine.stats().flows().iter().map(migration).collect()
 }
 
 fn stall_message(memory: &ManagedMemory, waiting: usize) -> String {
@@ -178,15 +144,4 @@ fn progress(snapshot: &Snapshot, began: Instant) -> String {
         summary::size(inward),
         summary::size(outward),
     )
-}
-
-/// RssAnon and RssFile of this process, bytes.
-fn process_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
-    };
-    let kib = field("RssAnon:").unwrap_or(0) + field("RssFile:").unwrap_or(0);
-    kib * 1024
 }

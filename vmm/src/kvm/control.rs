@@ -4,11 +4,13 @@
 //! first, then the threads are kicked; see [`super::kick`] for why none can miss it.
 
 use std::io;
+use std::mem;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::Killable;
 
@@ -37,10 +39,46 @@ pub struct StillRunning {
 }
 
 struct State {
-    request: Request,
+    /// Sticks: nothing that is asked after it makes the vCPUs run or wait again.
+    stop: bool,
+    /// The user's wish, see [`VcpuControl::pause`].
+    paused: bool,
+    /// How many hold the guest still for a moment, see [`VcpuControl::hold`].
+    holds: usize,
     parked: Vec<bool>,
     ends: Vec<Option<End>>,
     first_end: Option<usize>,
+}
+
+impl State {
+    fn request(&self) -> Request {
+        if self.stop {
+            Request::Stop
+        } else if self.paused || self.holds > 0 {
+            Request::Pause
+        } else {
+            Request::Run
+        }
+    }
+
+    /// Whether vCPU `index` stands still, or is over.
+    fn is_still(&self, index: usize) -> bool {
+        self.parked[index] || self.ends[index].is_some()
+    }
+}
+
+/// What the vCPUs do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activity {
+    /// They run, or wait for a page or an interrupt.
+    Running,
+    /// Asked to pause, but not all have left the guest.
+    Pausing,
+    /// All stand still until they are resumed.
+    Paused,
+    /// One has ended by itself, or they were stopped: the run is over.
+    Ended,
 }
 
 /// Where vCPU threads meet those who control them.
@@ -59,7 +97,9 @@ impl Gate {
         Ok(Self {
             request: AtomicU8::new(Request::Run as u8),
             state: Mutex::new(State {
-                request: Request::Run,
+                stop: false,
+                paused: false,
+                holds: 0,
                 parked: vec![false; vcpus],
                 ends: vec![None; vcpus],
                 first_end: None,
@@ -88,22 +128,24 @@ impl Gate {
     /// Called by vCPU `index` outside KVM_RUN: stays here during a pause. Returns `Run` or `Stop`.
     pub(super) fn checkpoint(&self, index: usize) -> Request {
         let mut state = self.lock();
-        while state.request == Request::Pause {
-            state.parked[index] = true;
-            self.changed.notify_all();
+        while state.request() == Request::Pause {
+            // Said once: if every wake-up were answered by another, parked vCPUs would keep each other awake.
+            if !mem::replace(&mut state.parked[index], true) {
+                self.changed.notify_all();
+            }
             state = self
                 .changed
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
         state.parked[index] = false;
-        state.request
+        state.request()
     }
 
-    fn ask(&self, request: Request) {
+    fn ask(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
-        state.request = request;
-        self.request.store(request as u8, Ordering::SeqCst);
+        change(&mut state);
+        self.request.store(state.request() as u8, Ordering::SeqCst);
         self.changed.notify_all();
     }
 
@@ -118,10 +160,17 @@ impl Gate {
         let _ = self.ended.write(1);
     }
 
-    /// Waits until `done` holds for every vCPU; those for which it does not by the deadline are the error.
+    /// Waits until every vCPU stands still. The end of the run ends the wait, as an error unless all are over.
+    fn wait_still(&self, limit: Duration) -> Result<(), StillRunning> {
+        self.wait(limit, |state| state.stop, State::is_still)
+    }
+
+    /// Waits until `done` holds for every vCPU; those for which it does not by the deadline, or when `hopeless`
+    /// comes true, are the error.
     fn wait(
         &self,
         limit: Duration,
+        hopeless: impl Fn(&State) -> bool,
         done: impl Fn(&State, usize) -> bool,
     ) -> Result<(), StillRunning> {
         let deadline = Instant::now() + limit;
@@ -134,7 +183,7 @@ impl Gate {
                 return Ok(());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || hopeless(&state) {
                 return Err(StillRunning { vcpus, limit });
             }
             state = self
@@ -163,47 +212,16 @@ impl Drop for EndGuard<'_> {
     }
 }
 
-/// The running vCPU threads of one microVM.
-///
-/// Dropping the value asks them to stop and waits a second.
-pub struct VcpuThreads {
+/// A handle on the vCPU threads of one microVM: to look, pause, resume and kick, from any thread.
+#[derive(Clone)]
+pub struct VcpuControl {
     gate: Arc<Gate>,
-    threads: Vec<JoinHandle<()>>,
-    cpus: Vec<usize>,
+    /// Emptied when they are joined.
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    cpus: Arc<[usize]>,
 }
 
-impl VcpuThreads {
-    /// Starts a thread for each vCPU, named `vcpu0` and so on, vCPU n pinned to host CPU `cpus[n]` (as
-    /// dealt by [`affinity::assign`]). They enter the guest at once.
-    pub fn start(vcpus: Vec<Vcpu>, cpus: Vec<usize>, shared: &Arc<Shared>) -> io::Result<Self> {
-        kick::install_handler()?;
-        let gate = Arc::new(Gate::new(vcpus.len())?);
-        let mut started = Self {
-            gate: Arc::clone(&gate),
-            threads: Vec::with_capacity(vcpus.len()),
-            cpus,
-        };
-        for (index, mut vcpu) in vcpus.into_iter().enumerate() {
-            let (gate, shared) = (Arc::clone(&gate), Arc::clone(shared));
-            let cpu = started.cpus.get(index).copied();
-            let thread = thread::Builder::new()
-                .name(format!("vcpu{index}"))
-                .spawn(move || {
-                    let mut guard = EndGuard {
-                        gate: &gate,
-                        index,
-                        end: None,
-                    };
-                    // The CPU may have been taken from the process since it was dealt: then the vCPU runs
-                    // wherever it may, slower but right.
-                    let _ = cpu.map(affinity::pin);
-                    guard.end = Some(vcpu.run(&shared, &gate));
-                })?;
-            started.threads.push(thread);
-        }
-        Ok(started)
-    }
-
+impl VcpuControl {
     /// The host CPU of each vCPU.
     pub fn cpus(&self) -> &[usize] {
         &self.cpus
@@ -219,57 +237,78 @@ impl VcpuThreads {
         &self.gate.ended
     }
 
-    /// The first vCPU that ended by itself (not by [`Self::stop`]), and how.
+    /// The first vCPU that ended by itself (not by [`VcpuThreads::stop`]), and how.
     pub fn first_end(&self) -> Option<(usize, End)> {
         let state = self.gate.lock();
         let index = state.first_end?;
         Some((index, state.ends[index].clone()?))
     }
 
+    /// What the vCPUs do now. A moment's [hold](Self::hold) does not count.
+    pub fn activity(&self) -> Activity {
+        let state = self.gate.lock();
+        let still = (0..state.ends.len()).all(|index| state.is_still(index));
+        if state.stop || state.first_end.is_some() {
+            Activity::Ended
+        } else if !state.paused {
+            Activity::Running
+        } else if still {
+            Activity::Paused
+        } else {
+            Activity::Pausing
+        }
+    }
+
     /// Makes every vCPU leave KVM_RUN once, for example to look at a fault again.
     pub fn kick(&self) {
-        for thread in &self.threads {
+        for thread in self.threads().iter() {
             // A thread that is over needs no kick.
             let _ = thread.kill(kick::kick_signal());
         }
     }
 
     /// Pauses the guest: when this returns `Ok`, every vCPU has left KVM_RUN, with its last instruction
-    /// complete, and stays out until [`Self::resume`] or [`Self::stop`].
+    /// complete, and stays out until [`Self::resume`] or [`VcpuThreads::stop`].
     ///
     /// After an error the request stands: the vCPUs named park as soon as they leave.
     pub fn pause(&self, limit: Duration) -> Result<(), StillRunning> {
-        self.gate.ask(Request::Pause);
+        self.gate.ask(|state| state.paused = true);
         self.kick();
-        self.gate.wait(limit, |state, index| {
-            state.parked[index] || state.ends[index].is_some()
-        })
+        self.gate.wait_still(limit)
     }
 
-    /// Lets a paused guest run on.
+    /// Takes a pause back. Somebody who [holds](Self::hold) the guest still goes on doing so.
     pub fn resume(&self) {
-        self.gate.ask(Request::Run);
+        self.gate.ask(|state| state.paused = false);
     }
 
-    /// Stops the guest for good and joins the threads. The ends, in the order of the vCPUs; where a thread
-    /// did not leave KVM_RUN within `limit`, `None`: it is abandoned, and the process has to be left
-    /// by `_exit`.
-    pub fn stop(mut self, limit: Duration) -> Vec<Option<End>> {
-        self.halt(limit);
-        self.gate.lock().ends.clone()
-    }
-
-    fn halt(&mut self, limit: Duration) {
-        self.gate.ask(Request::Stop);
+    /// Holds the guest still for as long as the returned value lives, as [`Self::pause`] does, but whether it
+    /// is paused stays as the user wants it. After an error nothing is held.
+    pub fn hold(&self, limit: Duration) -> Result<Held<'_>, StillRunning> {
+        self.gate.ask(|state| state.holds += 1);
+        let held = Held(&self.gate);
         self.kick();
-        let stuck = match self
-            .gate
-            .wait(limit, |state, index| state.ends[index].is_some())
-        {
-            Ok(()) => Vec::new(),
-            Err(still) => still.vcpus,
-        };
-        for (index, thread) in self.threads.drain(..).enumerate() {
+        self.gate.wait_still(limit)?;
+        Ok(held)
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn halt(&self, limit: Duration) {
+        self.gate.ask(|state| state.stop = true);
+        self.kick();
+        let stuck =
+            match self
+                .gate
+                .wait(limit, |_| false, |state, index| state.ends[index].is_some())
+            {
+                Ok(()) => Vec::new(),
+                Err(still) => still.vcpus,
+            };
+        let threads = mem::take(&mut *self.threads());
+        for (index, thread) in threads.into_iter().enumerate() {
             if !stuck.contains(&index) {
                 // A panic is already on record as the vCPU's end.
                 let _ = thread.join();
@@ -278,10 +317,74 @@ impl VcpuThreads {
     }
 }
 
+/// Proof that no vCPU runs. Dropping it lets them go on, unless somebody else holds or has paused them.
+#[must_use = "dropping it lets the vCPUs go on"]
+pub struct Held<'a>(&'a Gate);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.ask(|state| state.holds -= 1);
+    }
+}
+
+/// The running vCPU threads of one microVM.
+///
+/// Dropping the value asks them to stop and waits a second.
+pub struct VcpuThreads {
+    control: VcpuControl,
+}
+
+impl VcpuThreads {
+    /// Starts a thread for each vCPU, named `vcpu0` and so on, vCPU n pinned to host CPU `cpus[n]` (as
+    /// dealt by [`affinity::assign`]). They enter the guest at once.
+    pub fn start(vcpus: Vec<Vcpu>, cpus: Vec<usize>, shared: &Arc<Shared>) -> io::Result<Self> {
+        kick::install_handler()?;
+        let started = Self {
+            control: VcpuControl {
+                gate: Arc::new(Gate::new(vcpus.len())?),
+                threads: Arc::default(),
+                cpus: cpus.into(),
+            },
+        };
+        for (index, mut vcpu) in vcpus.into_iter().enumerate() {
+            let (gate, shared) = (Arc::clone(&started.control.gate), Arc::clone(shared));
+            let cpu = started.control.cpus.get(index).copied();
+            let thread = thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || {
+                    let mut guard = EndGuard {
+                        gate: &gate,
+                        index,
+                        end: None,
+                    };
+                    // The CPU may have been taken from the process since it was dealt: then the vCPU runs
+                    // wherever it may, slower but right.
+                    let _ = cpu.map(affinity::pin);
+                    guard.end = Some(vcpu.run(&shared, &gate));
+                })?;
+            started.control.threads().push(thread);
+        }
+        Ok(started)
+    }
+
+    /// A handle that others can use while the threads run, and harmlessly after that.
+    pub fn control(&self) -> &VcpuControl {
+        &self.control
+    }
+
+    /// Stops the guest for good and joins the threads. The ends, in the order of the vCPUs; where a thread
+    /// did not leave KVM_RUN within `limit`, `None`: it is abandoned, and the process has to be left
+    /// by `_exit`.
+    pub fn stop(self, limit: Duration) -> Vec<Option<End>> {
+        self.control.halt(limit);
+        self.control.gate.lock().ends.clone()
+    }
+}
+
 impl Drop for VcpuThreads {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
-            self.halt(Duration::from_secs(1));
+        if !self.control.threads().is_empty() {
+            self.control.halt(Duration::from_secs(1));
         }
     }
 }

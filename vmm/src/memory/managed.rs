@@ -12,7 +12,7 @@ use super::pagemap::Pagemap;
 use super::plan::Plan;
 use super::ram::GuestRam;
 use super::reserve::Backing;
-use crate::kvm::control::{StillRunning, VcpuThreads};
+use crate::kvm::control::{StillRunning, VcpuControl};
 
 /// How long vCPUs have to stand still for arming.
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
@@ -82,7 +82,7 @@ impl ManagedMemory {
     /// Changes the host budget, in bytes, while the guest runs; arms memory if it no longer fits.
     ///
     /// One caller at a time.
-    pub fn set_budget(&self, bytes: u64, vcpus: &VcpuThreads) -> Result<(), BudgetError> {
+    pub fn set_budget(&self, bytes: u64, vcpus: &VcpuControl) -> Result<(), BudgetError> {
         let plan = self.plan.as_ref().ok_or(BudgetError::Plain)?;
         let before = {
             let mut plan = plan.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,14 +93,11 @@ impl ManagedMemory {
                 .set_budget(bytes / PAGE_SIZE as u64)
                 .map_err(BudgetError::from),
             None if self.fits() => Ok(()),
-            None => vcpus
-                .pause(PAUSE_LIMIT)
-                .map_err(BudgetError::from)
-                .and_then(|()| {
-                    let armed = self.arm();
-                    vcpus.resume();
-                    Ok(armed?)
-                }),
+            // Not a pause: whether the user has paused the guest is no business of arming.
+            None => match vcpus.hold(PAUSE_LIMIT) {
+                Ok(_held) => self.arm().map_err(BudgetError::from),
+                Err(still_running) => Err(still_running.into()),
+            },
         };
         if changed.is_err() {
             plan.lock().unwrap_or_else(PoisonError::into_inner).budget = before;

@@ -1,0 +1,104 @@
+//! How a microVM's memory stands, in the shape of the report: for the report, and for whoever asks meanwhile.
+
+use gmem_core::engine::{Snapshot, TierSnapshot};
+use gmem_core::stats::Flow;
+
+use crate::memory::managed::ManagedMemory;
+use crate::report::{Faults, Latency, Memory, Migration, Tier};
+
+/// The numbers at one moment; not of one instant while pages move.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// The engine's own numbers, if memory is armed.
+    pub snapshot: Option<Snapshot>,
+    /// Sizes.
+    pub memory: Memory,
+    /// Faults that were served.
+    pub faults: Faults,
+    /// What moved where.
+    pub migrations: Vec<Migration>,
+}
+
+impl Figures {
+    /// Takes the numbers of `memory`.
+    pub fn of(memory: &ManagedMemory) -> Self {
+        let resident = memory.resident_bytes();
+        let mut figures = Self {
+            snapshot: memory.snapshot(),
+            memory: Memory {
+                size_bytes: memory.ram().size(),
+                vmm_rss_bytes: process_bytes().saturating_sub(resident),
+                ..Memory::default()
+            },
+            faults: Faults::default(),
+            migrations: Vec::new(),
+        };
+        if let Some(snapshot) = &figures.snapshot {
+            figures.memory.metadata_bytes = snapshot.metadata_bytes;
+            figures.memory.tiers = snapshot.tiers.iter().map(tier).collect();
+            figures.faults = faults(snapshot);
+            figures.migrations = migrations(memory);
+        } else if let Some(budget) = memory.budget() {
+            figures.memory.tiers.push(Tier {
+                name: "host".into(),
+                kind: "host".into(),
+                capacity_bytes: budget,
+                used_bytes: resident,
+                // Plain memory only grows.
+                peak_bytes: resident,
+            });
+        }
+        figures
+    }
+}
+
+fn tier(tier: &TierSnapshot) -> Tier {
+    Tier {
+        name: tier.name.clone(),
+        kind: tier.kind.to_string(),
+        capacity_bytes: tier.capacity_bytes,
+        used_bytes: tier.used_bytes,
+        peak_bytes: tier.peak_bytes,
+    }
+}
+
+fn faults(snapshot: &Snapshot) -> Faults {
+    let cpu = &snapshot.faults;
+    Faults {
+        cpu: Latency {
+            count: cpu.count,
+            p50_us: cpu.p50_us,
+            p99_us: cpu.p99_us,
+            p999_us: cpu.p999_us,
+            max_us: cpu.max_us,
+        },
+        accel: Latency::default(),
+        prefetched_pages: snapshot.prefetched_pages,
+        prefetch_used_pages: snapshot.prefetch_used_pages,
+    }
+}
+
+fn migrations(memory: &ManagedMemory) -> Vec<Migration> {
+    let Some(engine) = memory.engine() else {
+        return Vec::new();
+    };
+    let name = |site| engine.site_name(site).to_owned();
+    let migration = |flow: &Flow| Migration {
+        from: name(flow.from),
+        to: name(flow.to),
+        pages: flow.pages,
+        bytes: flow.bytes(),
+    };
+    engine.stats().flows().iter().map(migration).collect()
+}
+
+/// RssAnon and RssFile of this process, bytes.
+fn process_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    };
+    let kib = field("RssAnon:").unwrap_or(0) + field("RssFile:").unwrap_or(0);
+    kib * 1024
+}
