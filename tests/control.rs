@@ -233,7 +233,7 @@ fn plain_memory_has_no_budget_and_bad_budgets_leave_the_old_one() {
         let vm = Controlled::start(&with(&tiers, "spin"));
         let before = vm.client().status()["budget_bytes"].clone();
         vm.ctl(&["budget", "64K"])
-            .expect_failure(1, &["65536", "too small"]);
+            .expect_failure(1, &["64K", "too small"]);
         vm.ctl(&["budget", "8M"])
             .expect_failure(1, &["larger than", "overcommit=allow"]);
         vm.ctl(&["budget", "8X"]).expect_failure(2, &["8X"]);
