@@ -1,6 +1,7 @@
 //! The command line of `gmem`.
 //!
 //! Wrong command lines end with exit code 2 and a line on stderr that says what is wrong and what to do.
+pub mod bench;
 pub mod memory;
 mod plan;
 pub mod run;
@@ -29,6 +30,8 @@ struct Cli {
 enum Command {
     /// Run a microVM until it ends.
     Run(run::RunArgs),
+    /// Measure what the memory system costs, on this host
+    Bench(bench::BenchArgs),
     /// List what this host has of what gmem needs.
     Check(CheckArgs),
 }
@@ -44,6 +47,7 @@ struct CheckArgs {
 pub fn main(started: Instant) -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::execute(args, started),
+        Command::Bench(args) => bench::execute(args),
         Command::Check(CheckArgs { json }) => match check::run(&mut std::io::stdout(), json) {
             Ok(true) => ExitCode::Success,
             // Nobody reads what is found: the same as nothing found.
