@@ -18,7 +18,7 @@ use crate::memory::userfault::Waking;
 const NAP: Duration = Duration::from_millis(4);
 /// Parts of the budget below it at which a burst of evictions begins and ends: the engine's low and high
 /// watermarks. Bursts, because each eviction interrupts the vCPU's CPU while the evictor runs, and each fault
-/// the evictor's: a page at a time, evenly spread, makes most faults a third slower.
+/// the evictor's: a page at a time, evenly spread, would slow down most faults.
 const LOW: u64 = 64;
 const HIGH: u64 = 32;
 
