@@ -47,7 +47,9 @@ impl Engine {
         let mut resolved = false;
         let mut still = Vec::new();
         for page in pages {
-            match self.bring(page, bit(page))? {
+            let outcome = self.bring(page, bit(page))?;
+            self.wake(page, bit(page), outcome);
+            match outcome {
                 Outcome::Waiting => still.push(page),
                 Outcome::Resolved { .. } | Outcome::There => resolved = true,
             }
