@@ -1,6 +1,7 @@
 //! The microVM monitor: KVM, vCPUs, boot, guest memory, command line.
 
 pub mod api;
+pub mod bench;
 pub mod boot;
 pub mod check;
 pub mod cli;

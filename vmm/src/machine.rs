@@ -26,6 +26,7 @@ use crate::memory::arming::ArmError;
 use crate::memory::managed::ManagedMemory;
 use crate::memory::plan::Plan;
 use crate::memory::ram::{GuestRam, RamError};
+use crate::memory::server::Server;
 use crate::outcome::{Outcome, Reason};
 use crate::signals::TerminationSignals;
 
@@ -66,6 +67,15 @@ pub struct Config {
     pub cpus: usize,
     /// What it runs.
     pub payload: Payload,
+}
+
+/// What is decided for a microVM otherwise than by its configuration: for measurements.
+#[derive(Clone, Default)]
+pub struct Setting {
+    /// The host CPU of each vCPU; dealt in turn if not given.
+    pub cpus: Option<Vec<usize>>,
+    /// Who serves the memory, in place of the configuration's plan.
+    pub server: Option<Arc<dyn Server>>,
 }
 
 /// Why a microVM could not be built or started.
@@ -129,8 +139,20 @@ pub struct Machine {
 impl Machine {
     /// Builds the microVM. Its console goes to `output`.
     pub fn build(config: &Config, output: Box<dyn Write + Send>) -> Result<Self, BuildError> {
+        Self::build_in(config, output, &Setting::default())
+    }
+
+    /// As [`Machine::build`], in a setting of the caller's.
+    pub fn build_in(
+        config: &Config,
+        output: Box<dyn Write + Send>,
+        setting: &Setting,
+    ) -> Result<Self, BuildError> {
         let ram = Arc::new(GuestRam::new(config.memory)?);
-        let mut memory = ManagedMemory::new(Arc::clone(&ram), config.plan.clone());
+        let mut memory = match &setting.server {
+            Some(server) => ManagedMemory::served_by(Arc::clone(&ram), Arc::clone(server)),
+            None => ManagedMemory::new(Arc::clone(&ram), config.plan.clone()),
+        };
         memory.prepare()?;
         let kernel = match &config.payload {
             Payload::Bundled { image, .. } => elf::load_bundled(&ram, image)?,
@@ -150,7 +172,10 @@ impl Machine {
             .collect::<Result<Vec<_>, _>>()?;
         write_boot_information(&ram, config, &kernel, &vcpus)?;
         enter(&vcpus, &kernel.entry)?;
-        let cpus = affinity::assign(config.cpus).map_err(BuildError::Threads)?;
+        let cpus = match &setting.cpus {
+            Some(cpus) => cpus.iter().copied().cycle().take(config.cpus).collect(),
+            None => affinity::assign(config.cpus).map_err(BuildError::Threads)?,
+        };
         // Last: from here on the memory is served, and what is loaded has been found present.
         memory.arm_if_needed(&cpus)?;
         Ok(Self {

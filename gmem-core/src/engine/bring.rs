@@ -5,7 +5,7 @@ use super::reclaim::NoRoom;
 use super::{Engine, FaultError, Outcome};
 use crate::hnode::ram::Frames;
 use crate::mmu::{Moved, Obstacle};
-use crate::page::{CLUSTER_PAGES, ClusterNo, PAGE_SIZE, PageNo, Unit, runs};
+use crate::page::{BLOCK_PAGES, CLUSTER_PAGES, ClusterNo, PAGE_SIZE, PageNo, Unit, runs};
 use crate::policy::Victims;
 use crate::stats::Site;
 use crate::table::lock::Atomic;
@@ -17,14 +17,14 @@ const BUSY_ATTEMPTS: u32 = 1000;
 
 impl Engine {
     /// Brings in `touched`, and those pages of its cluster in `plan` for which there is room without
-    /// making any.
+    /// making any. Whoever waits for them is still to be woken, by [`Engine::wake`].
     pub(super) fn bring(&self, touched: PageNo, plan: u64) -> Result<Outcome, FaultError> {
         let mut attempt = 0;
         let mut in_small_pages = self.unit == Unit::Page;
         loop {
             match self.table.lock(touched) {
                 Guard::Block(block) => match block.entry().state() {
-                    State::Mapped => return Ok(self.there(touched)),
+                    State::Mapped => return Ok(Outcome::There),
                     // Staged blocks lie in one frame of 2 MiB, so they come back whole.
                     State::Held(place) if place.hnode == Place::RAM => {
                         return self.bring_block(block);
@@ -34,7 +34,7 @@ impl Engine {
                 },
                 Guard::Pages(pages) => {
                     if pages.entry(ClusterNo::index(touched)).state() == State::Mapped {
-                        return Ok(self.there(touched));
+                        return Ok(Outcome::There);
                     }
                     if in_small_pages {
                         return self.bring_pages(pages, touched, plan);
@@ -55,9 +55,33 @@ impl Engine {
         }
     }
 
-    fn there(&self, page: PageNo) -> Outcome {
-        self.mmu.wake(page, 1);
-        Outcome::There
+    /// Wakes whoever waits for what [`Engine::bring`] brought, having been asked for `touched` and `plan`.
+    ///
+    /// To be called when no lock is held: a vCPU that wakes may take this thread's CPU at once, and keep it
+    /// for as long as it likes. Only those who wait for `touched` depend on this; others that it wakes have a
+    /// fault of their own under way.
+    pub(super) fn wake(&self, touched: PageNo, plan: u64, outcome: Outcome) {
+        let (first, pages) = match outcome {
+            Outcome::Waiting => return,
+            Outcome::There | Outcome::Resolved { along: 0 } => (touched, 1),
+            Outcome::Resolved { along } if along >= CLUSTER_PAGES => {
+                (touched.block_start(), BLOCK_PAGES)
+            }
+            Outcome::Resolved { .. } => {
+                let wanted = plan | bit(touched);
+                let first = wanted.trailing_zeros() as usize;
+                let end = CLUSTER_PAGES - wanted.leading_zeros() as usize;
+                (ClusterNo::of(touched).page(first), end - first)
+            }
+        };
+        self.mmu.wake(first, pages);
+    }
+
+    /// Wakes whoever waits for `page` if it is there, although bringing it failed: what came along did.
+    pub(super) fn wake_if_there(&self, page: PageNo) {
+        if self.table.peek(page).state() == State::Mapped {
+            self.mmu.wake(page, 1);
+        }
     }
 
     fn bring_pages(

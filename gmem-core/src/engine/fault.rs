@@ -80,8 +80,9 @@ impl<'e> Faults<'e> {
         let plan = self.prefetch.plan(page) & in_cluster(ram, ClusterNo::of(page));
         let outcome = {
             let _passing = self.engine.gate.pass();
-            self.engine.bring(page, plan)?
+            self.engine.bring(page, plan)
         };
+        let outcome = outcome.inspect_err(|_| self.engine.wake_if_there(page))?;
         match outcome {
             Outcome::Resolved { along } => {
                 if along > 0 {
@@ -108,6 +109,8 @@ impl<'e> Faults<'e> {
             }
         }
         self.latencies.record(arrived.elapsed());
+        // Last but for what can wait: where handler and vCPU share a CPU, the vCPU runs from here on.
+        self.engine.wake(page, plan, outcome);
         self.engine.wake_background_if_low();
         Ok(outcome)
     }

@@ -100,7 +100,9 @@ impl Engine {
             if self.table.peek(page).state() == State::Mapped {
                 continue;
             }
-            match self.bring(page, bit(page))? {
+            let outcome = self.bring(page, bit(page))?;
+            self.wake(page, bit(page), outcome);
+            match outcome {
                 Outcome::Resolved { along } => moved += 1 + along as u64,
                 Outcome::There => {}
                 Outcome::Waiting => return Err(MigrateError::Full(before + moved)),

@@ -48,7 +48,11 @@ impl Engine {
         let mut resolved = Vec::new();
         let mut failed = None;
         for (page, arrived) in pages {
-            match self.bring(page, bit(page)) {
+            let outcome = self.bring(page, bit(page));
+            if let Ok(outcome) = outcome {
+                self.wake(page, bit(page), outcome);
+            }
+            match outcome {
                 Ok(Outcome::Waiting) => {}
                 Ok(Outcome::Resolved { .. } | Outcome::There) => {
                     self.stats.waited.record(arrived.elapsed());

@@ -38,9 +38,10 @@ pub struct Moved {
 /// entries locked, so no page is the subject of two calls at a time.
 pub trait Mmu: Send + Sync {
     /// Moves the frames of `pages` consecutive arena slots, from `slot` on, beneath the guest's pages from
-    /// `page` on, writable, and wakes whoever waits for those pages.
+    /// `page` on, writable. Whoever waits for those pages sleeps on until [`Mmu::wake`]: they may take the
+    /// caller's CPU at once, and the caller holds locks.
     ///
-    /// The guest sees each page as soon as it is moved. `slot` and `page` are block-aligned if `pages` is
+    /// A vCPU that does not wait sees each page as soon as it is moved. `slot` and `page` are block-aligned if `pages` is
     /// 512; a huge frame then stays one.
     fn map(&self, slot: HostAddress, page: PageNo, pages: usize) -> Moved;
 

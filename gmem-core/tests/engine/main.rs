@@ -14,6 +14,8 @@ use gmem_core::page::{PageNo, PageRange, Unit};
 use gmem_core::stats::Site;
 use simulated::{Bench, bench, bench_with, hbm, zip};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 fn touch(bench: &Bench, page: u64) -> Outcome {
@@ -206,8 +208,58 @@ fn a_page_touched_while_it_is_staged_is_rescued_without_a_tier() {
 fn a_fault_on_a_present_page_wakes_who_waits() {
     let bench = bench(2048, 512, Unit::Page, vec![hbm(2048)]);
     touch(&bench, 3);
+    bench.guest.woken.lock().unwrap().clear();
     assert_eq!(touch(&bench, 3), Outcome::There);
     assert_eq!(*bench.guest.woken.lock().unwrap(), [PageNo(3)]);
+}
+
+#[test]
+fn who_waits_is_woken_once_and_finds_nothing_locked() {
+    for unit in [Unit::Page, Unit::Block] {
+        let bench = Arc::new(bench(4096, 3072, unit, vec![hbm(4096)]));
+        let (woken, quiet) = mpsc::channel();
+        let waking = Arc::clone(&bench);
+        *bench.guest.on_wake.lock().unwrap() = Some(Box::new(move || {
+            // A vCPU that has the handler's CPU from here on must not keep anybody else from anything.
+            let (waking, woken) = (Arc::clone(&waking), woken.clone());
+            thread::spawn(move || {
+                drop(waking.engine.quiesce());
+                waking
+                    .engine
+                    .set_pinned(PageRange::new(PageNo(5), 1), false)
+                    .unwrap();
+                woken.send(()).unwrap();
+            });
+            thread::sleep(Duration::from_millis(50));
+        }));
+        let handling = Arc::clone(&bench);
+        let handler = thread::spawn(move || touch(&handling, 5));
+        quiet
+            .recv_timeout(Duration::from_secs(20))
+            .expect("nothing is locked when a vCPU is woken");
+        assert!(matches!(handler.join().unwrap(), Outcome::Resolved { .. }));
+        assert_eq!(bench.guest.woken.lock().unwrap().len(), unit.pages());
+        *bench.guest.on_wake.lock().unwrap() = None;
+    }
+}
+
+#[test]
+fn who_waits_for_a_page_that_came_along_is_woken_with_the_others() {
+    let bench = bench(2048, 512, Unit::Page, vec![hbm(2048)]);
+    let mut faults = bench.engine.faults();
+    for page in 0..40 {
+        if bench.guest.read(PageNo(page)).is_none() {
+            let before = bench.guest.woken.lock().unwrap().len();
+            let outcome = faults.handle(PageNo(page), Instant::now()).unwrap();
+            let woken = bench.guest.woken.lock().unwrap()[before..].to_vec();
+            let Outcome::Resolved { along } = outcome else {
+                panic!("{outcome:?}")
+            };
+            let came: Vec<_> = (page..=page + along as u64).map(PageNo).collect();
+            assert_eq!(woken, came);
+        }
+    }
+    assert!(bench.guest.woken.lock().unwrap().len() >= 40);
 }
 
 #[test]

@@ -35,10 +35,11 @@ impl Fuse {
 }
 
 /// A guest's memory, reached by copies where the real one moves frames.
-#[derive(Debug)]
 pub struct Guest {
     pages: Mutex<HashMap<PageNo, Box<[u8; PAGE_SIZE]>>>,
     pub woken: Mutex<Vec<PageNo>>,
+    /// What else happens when somebody is woken.
+    pub on_wake: Mutex<Option<Box<dyn Fn() + Send>>>,
     /// Pages that somebody else has pinned.
     pub busy: Mutex<HashSet<PageNo>>,
     pub map_fuse: Arc<Fuse>,
@@ -52,6 +53,7 @@ impl Guest {
         Arc::new(Self {
             pages: Mutex::default(),
             woken: Mutex::default(),
+            on_wake: Mutex::default(),
             busy: Mutex::default(),
             map_fuse: Fuse::new(),
             unmap_fuse: Fuse::new(),
@@ -182,8 +184,12 @@ impl Mmu for Guest {
         }
     }
 
-    fn wake(&self, page: PageNo, _: usize) {
-        self.woken.lock().unwrap().push(page);
+    fn wake(&self, page: PageNo, pages: usize) {
+        let pages = (0..pages as u64).map(|more| page.add(more));
+        self.woken.lock().unwrap().extend(pages);
+        if let Some(on_wake) = &*self.on_wake.lock().unwrap() {
+            on_wake();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Wrong command lines end with exit code 2 and a line on stderr that says what is wrong and what to do.
 
+pub mod bench;
 pub mod ctl;
 pub mod memory;
 mod plan;
@@ -33,6 +34,8 @@ enum Command {
     Run(run::RunArgs),
     /// Look at a running microVM and control it.
     Ctl(ctl::CtlArgs),
+    /// Measure what the memory system costs, on this host
+    Bench(bench::BenchArgs),
     /// List what this host has of what gmem needs.
     Check(CheckArgs),
 }
@@ -49,6 +52,7 @@ pub fn main(started: Instant) -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::execute(args, started),
         Command::Ctl(args) => ctl::execute(args),
+        Command::Bench(args) => bench::execute(args),
         Command::Check(CheckArgs { json }) => match check::run(&mut std::io::stdout(), json) {
             Ok(true) => ExitCode::Success,
             // Nobody reads what is found: the same as nothing found.

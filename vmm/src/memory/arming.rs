@@ -65,7 +65,7 @@ impl ArmError {
     }
 }
 
-fn step(step: &'static str) -> impl FnOnce(io::Error) -> ArmError {
+pub(crate) fn step(step: &'static str) -> impl FnOnce(io::Error) -> ArmError {
     move |source| ArmError::System { step, source }
 }
 

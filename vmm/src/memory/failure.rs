@@ -4,17 +4,17 @@ use std::sync::{Mutex, PoisonError};
 
 /// Why memory cannot go on; set once.
 #[derive(Debug, Default)]
-pub(super) struct Failure(Mutex<Option<String>>);
+pub struct Failure(Mutex<Option<String>>);
 
 impl Failure {
     /// Keeps the first failure.
-    pub(super) fn record(&self, error: impl std::fmt::Display) {
+    pub fn record(&self, error: impl std::fmt::Display) {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert_with(|| error.to_string());
     }
 
     /// The first failure, in words.
-    pub(super) fn get(&self) -> Option<String> {
+    pub fn get(&self) -> Option<String> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

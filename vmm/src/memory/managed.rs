@@ -6,12 +6,13 @@ use std::time::Duration;
 use gmem_core::engine::{ConfigError, Engine, Snapshot};
 use gmem_core::page::{PAGE_SIZE, Unit};
 
-use super::arming::{ArmError, Armed};
+use super::arming::{ArmError, Armed, step};
 use super::failure::Failure;
 use super::pagemap::Pagemap;
 use super::plan::Plan;
 use super::ram::GuestRam;
 use super::reserve::Backing;
+use super::server::{Server, Serving};
 use crate::kvm::control::{StillRunning, VcpuControl};
 
 /// How long vCPUs have to stand still for arming.
@@ -27,6 +28,9 @@ pub struct ManagedMemory {
     plan: Option<Mutex<Plan>>,
     cpus: Vec<usize>,
     armed: OnceLock<Armed>,
+    /// Somebody else's, in place of a plan.
+    server: Option<Arc<dyn Server>>,
+    serving: OnceLock<Box<dyn Serving>>,
     failure: Arc<Failure>,
 }
 
@@ -57,18 +61,29 @@ impl ManagedMemory {
             plan: plan.map(Mutex::new),
             cpus: Vec::new(),
             armed: OnceLock::new(),
+            server: None,
+            serving: OnceLock::new(),
             failure: Arc::default(),
+        }
+    }
+
+    /// Takes over `ram`, to be served by `server` from the start; there is no plan and no budget.
+    pub fn served_by(ram: Arc<GuestRam>, server: Arc<dyn Server>) -> Self {
+        Self {
+            server: Some(server),
+            ..Self::new(ram, None)
         }
     }
 
     /// Before anything is loaded: asks for the page size that the plan moves.
     pub fn prepare(&self) -> Result<(), ArmError> {
+        if self.server.is_some() {
+            let small = self.ram.set_backing(Backing::Small);
+            return small.map_err(step("page size of guest memory"));
+        }
         if self.unit() == Some(Unit::Block) && !self.fits() {
             let huge = self.ram.set_backing(Backing::Huge);
-            return huge.map_err(|source| ArmError::System {
-                step: "page size of guest memory",
-                source,
-            });
+            return huge.map_err(step("page size of guest memory"));
         }
         Ok(())
     }
@@ -76,6 +91,12 @@ impl ManagedMemory {
     /// Before the vCPUs run, on `cpus`: arms memory that does not fit its budget.
     pub fn arm_if_needed(&mut self, cpus: &[usize]) -> Result<(), ArmError> {
         self.cpus = cpus.to_vec();
+        if let Some(server) = &self.server {
+            let serving = server.serve(&self.ram, cpus, &self.failure)?;
+            // Armed once: the memory is not shared yet.
+            let _ = self.serving.set(serving);
+            return Ok(());
+        }
         if self.fits() { Ok(()) } else { self.arm() }
     }
 

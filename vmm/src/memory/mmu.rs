@@ -20,13 +20,13 @@ impl VcpuMmu {
         self.ram.base() + page.address() as usize
     }
 
-    fn moved(&self, to: usize, from: usize, pages: usize, waking: Waking) -> Moved {
+    fn moved(&self, to: usize, from: usize, pages: usize) -> Moved {
         if pages == BLOCK_PAGES {
             // An empty page table left at the destination would make the kernel split the huge frame.
             self.drop_empty_page_table(to);
         }
         self.userfault
-            .move_pages(to, from, pages * PAGE_SIZE, waking)
+            .move_pages(to, from, pages * PAGE_SIZE, Waking::Later)
     }
 
     fn drop_empty_page_table(&self, block: usize) {
@@ -44,12 +44,11 @@ impl VcpuMmu {
 
 impl Mmu for VcpuMmu {
     fn map(&self, slot: HostAddress, page: PageNo, pages: usize) -> Moved {
-        self.moved(self.address(page), slot.0, pages, Waking::Now)
+        self.moved(self.address(page), slot.0, pages)
     }
 
     fn unmap(&self, page: PageNo, slot: HostAddress, pages: usize) -> Moved {
-        // Nobody waits for an address of the arena.
-        self.moved(slot.0, self.address(page), pages, Waking::Later)
+        self.moved(slot.0, self.address(page), pages)
     }
 
     fn wake(&self, page: PageNo, pages: usize) {

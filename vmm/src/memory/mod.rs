@@ -5,12 +5,13 @@
 //! `gmem-core`, which moves frames through [`mmu`].
 
 pub mod arming;
-mod failure;
+pub mod failure;
 pub mod managed;
 mod mmu;
 pub mod pagemap;
 pub mod plan;
 pub mod ram;
+pub mod server;
 mod service;
 pub mod userfault;
 

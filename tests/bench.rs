@@ -1,0 +1,123 @@
+//! `gmem bench`: it measures on real KVM, and says what it found in the promised shape. No test of time.
+
+mod support;
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::gmem::{Running, TempDir, require_kvm, run};
+
+/// A series of `rounds` values, all above zero; the interval is there from 6 values on.
+fn expect_summary(value: &Value, rounds: usize) {
+    let number = |key: &str| {
+        value[key]
+            .as_f64()
+            .unwrap_or_else(|| panic!("no {key}: {value}"))
+    };
+    assert!(number("min") > 0.0, "{value}");
+    assert!(number("min") <= number("median") && number("median") <= number("max"));
+    for key in ["low95", "high95"] {
+        assert_eq!(value[key].is_number(), rounds >= 6, "{key}: {value}");
+    }
+}
+
+fn expect_header(result: &Value, bench: &str, rounds: u64) {
+    assert_eq!(result["schema"], 1);
+    assert_eq!(result["bench"], bench);
+    assert_eq!(result["rounds"], rounds);
+    let host = &result["host"];
+    assert!(host["cpus"].as_u64().unwrap() > 0, "{host}");
+    for key in ["kernel", "processor", "virtualization", "huge_pages"] {
+        assert!(host[key].is_string(), "{key}: {host}");
+    }
+}
+
+#[test]
+fn bench_fault_compares_engine_and_floor() {
+    require_kvm();
+    let dir = TempDir::new();
+    let json = dir.path().join("fault.json");
+    let finished = run(&[
+        "bench",
+        "fault",
+        "--rounds",
+        "1",
+        "--memory",
+        "16M",
+        "--passes",
+        "1",
+        "--json",
+        json.to_str().unwrap(),
+    ]);
+    assert_eq!(finished.code(), 0, "{finished:?}");
+    assert!(finished.stdout.contains("p50, engine over floor"));
+    assert!(finished.stderr.contains("round 1/1"), "{finished:?}");
+    let result: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    expect_header(&result, "fault", 1);
+    for side in ["floor", "engine"] {
+        let figures = &result["figures"][side];
+        for key in ["fault_p50_us", "fault_p99_us", "faults"] {
+            expect_summary(&figures[key], 1);
+        }
+        // A quarter of 4096 pages is resident, and pages that were just touched are not touched again.
+        let faults = figures["faults"]["median"].as_f64().unwrap();
+        assert!(faults > 2000.0, "{side} is oversubscribed: {result}");
+    }
+    for key in ["fault_p50_over_floor", "fault_p99_over_floor"] {
+        expect_summary(&result["ratios"][key], 1);
+    }
+}
+
+#[test]
+fn bench_resident_compares_with_plain_memory() {
+    require_kvm();
+    let dir = TempDir::new();
+    let json = dir.path().join("resident.json");
+    let finished = run(&[
+        "bench",
+        "resident",
+        "--pairs",
+        "1",
+        "--memory",
+        "16M",
+        "--seconds",
+        "1",
+        "--json",
+        json.to_str().unwrap(),
+    ]);
+    assert_eq!(finished.code(), 0, "{finished:?}");
+    assert!(finished.stdout.contains("resident over plain"));
+    let result: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    expect_header(&result, "resident", 1);
+    for side in ["resident", "plain"] {
+        expect_summary(&result["figures"][side]["ops_per_sec"], 1);
+        expect_summary(&result["figures"][side]["warmup_seconds"], 1);
+    }
+    expect_summary(&result["ratios"]["resident_over_plain"], 1);
+}
+
+#[test]
+fn bench_ends_at_once_when_asked_and_leaves_no_file() {
+    require_kvm();
+    let dir = TempDir::new();
+    let json = dir.path().join("fault.json");
+    let running = Running::start(&["bench", "fault", "--json", json.to_str().unwrap()]);
+    thread::sleep(Duration::from_millis(700));
+    running.signal(libc::SIGINT);
+    let finished = running.finish();
+    finished.expect_failure(1, &["SIGINT"]);
+    assert!(!json.exists());
+}
+
+#[test]
+fn bench_refuses_a_result_that_it_could_not_write_and_sizes_that_it_cannot_use() {
+    require_kvm();
+    let unwritable = run(&["bench", "fault", "--json", "/nowhere/at/all.json"]);
+    unwritable.expect_failure(2, &["/nowhere/at/all.json", "--json"]);
+    for wrong in [["--memory", "1M"], ["--rounds", "0"], ["--passes", "x"]] {
+        let finished = run(&["bench", "fault", wrong[0], wrong[1]]);
+        assert_eq!(finished.code(), 2, "{finished:?}");
+    }
+}
