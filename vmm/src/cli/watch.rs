@@ -81,6 +81,9 @@ pub(super) fn watch(
     } else if waiting > 0 {
         outcome.note = Some(stall_message(&memory, waiting));
     }
+    // Numbers that agree: nothing moves while they are read. Not beneath a vCPU that is stuck.
+    let engine = memory.engine().filter(|_| !outcome.abandoned).cloned();
+    let still = engine.as_ref().map(|engine| engine.quiesce());
     let ended = Ended {
         snapshot: memory.snapshot(),
         flows: flows(&memory),
@@ -88,6 +91,7 @@ pub(super) fn watch(
         memory,
         outcome,
     };
+    drop(still);
     if let Some(snapshot) = &ended.snapshot {
         status.say(&summary::text(snapshot, &ended.flows, began.elapsed()));
     }
