@@ -1,4 +1,6 @@
 //! What the integration tests share.
 #![allow(dead_code, reason = "each test binary uses its part")]
 pub mod gmem;
+pub mod outside;
+pub mod sandbox;
 pub mod tiny_elf;
