@@ -231,45 +231,6 @@ fn what_is_no_kernel_is_said_to_be_none() {
 }
 
 #[test]
-fn wrong_options_end_with_2_and_a_remedy() {
-    for (options, needles) in [
-        (&["--memory", "lots"][..], &["'lots'", "512M"][..]),
-        (&["--memory", "0"], &["zero"]),
-        (&["--memory", "1000"], &["4096"]),
-        (&["--memory", "99999999999G"], &["give less"]),
-        (
-            &["--memory", "512M,overcommit=maybe"],
-            &["overcommit=allow"],
-        ),
-        (&["--tier", "ram:1G"], &["'ram'", "host, hbm, zip, file"]),
-        (&["--tier", "swap:1G"], &["not available yet"]),
-        (&["--tier", "host:64M"], &["combined"]),
-        (&["--cpus", "0"], &["--cpus"]),
-        (&["--cpus", "255"], &["--cpus"]),
-        (
-            &["--report", "/nowhere/report.json"],
-            &["/nowhere/report.json", "writable"],
-        ),
-        (&["--report", "/"], &["--report"]),
-        (&["--workload", "verify", "--kernel", "x"], &["--workload"]),
-        (&["--initrd", "x"], &["--kernel"]),
-        (&["--nonsense"], &["--nonsense"]),
-    ] {
-        let mut args = vec!["run", "--tier", "none"];
-        args.extend(options);
-        let finished = run(&args);
-        assert_eq!(finished.code(), 2, "{options:?}: {finished:?}");
-        for needle in needles {
-            assert!(
-                finished.stderr.contains(needle),
-                "{options:?}: {finished:?}"
-            );
-        }
-        assert_eq!(finished.stdout, "");
-    }
-}
-
-#[test]
 fn memory_too_small_or_too_large_to_start_in_is_refused() {
     let kernel = TinyElf::new(&code::exit(0));
     for (size, needle) in [("1M", "--memory"), ("200G", "give less")] {

@@ -1,6 +1,7 @@
 //! Running the binary as a user would, with a limit on its time.
 
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, mem, process};
 
 /// How long a run may take before the test gives up and kills it.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Fails the test, with the reason, where the machine cannot run microVMs.
 pub fn require_kvm() {
@@ -38,6 +39,16 @@ impl TempDir {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Names of what is in it, sorted.
+    pub fn listing(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
     }
 
     /// Writes a file into it; returns its path.
@@ -95,26 +106,30 @@ pub struct Running {
 impl Running {
     /// Starts the binary with `args`.
     pub fn start(args: &[&str]) -> Self {
-        Self::start_with(args, collect)
+        Self::start_command(command(args), collect)
+    }
+
+    /// Starts what [`command`] made.
+    pub fn spawn(command: Command) -> Self {
+        Self::start_command(command, collect)
     }
 
     /// The same, but nobody reads its stdout: the pipe stays open, and full.
     pub fn start_unread(args: &[&str]) -> Self {
-        Self::start_with(args, |stdout| {
+        Self::start_command(command(args), |stdout| {
             // Kept open beyond the run: a closed pipe would be an error instead of a wait.
             mem::forget(stdout);
             thread::spawn(String::new)
         })
     }
 
-    fn start_with(args: &[&str], reader: impl Fn(ChildStdout) -> JoinHandle<String>) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_gmem"))
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    fn start_command(
+        mut command: Command,
+        reader: impl Fn(ChildStdout) -> JoinHandle<String>,
+    ) -> Self {
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!("gmem cannot be started as this test needs it: {error}; {command:?}")
+        });
         let stdout = reader(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
         Self {
@@ -134,7 +149,8 @@ impl Running {
         assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
     }
 
-    /// Waits for the end; a run that takes too long is killed and fails the test.
+    /// Waits for the end; a run that takes too long is killed and fails the test, and so does one that
+    /// leaves a process behind.
     pub fn finish(mut self) -> Finished {
         let deadline = Instant::now() + LIMIT;
         let status = loop {
@@ -149,6 +165,9 @@ impl Running {
             thread::sleep(Duration::from_millis(2));
         };
         let [stdout, stderr] = self.output();
+        // SAFETY: signal 0 only asks whether the child's process group has members.
+        let left = unsafe { libc::kill(-self.pid(), 0) } == 0;
+        assert!(!left, "a process is left behind");
         Finished {
             status,
             stdout,
@@ -168,6 +187,18 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The binary with `args`, in a process group of its own.
+pub fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gmem"));
+    command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    command
 }
 
 /// Runs the binary with `args` to its end.

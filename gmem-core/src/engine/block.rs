@@ -124,6 +124,7 @@ impl Engine {
             return Ok(());
         };
         let error = FaultError::Mmu {
+            verb: "put beneath the guest",
             page: start.add(moved.pages as u64),
             obstacle,
         };
@@ -164,6 +165,7 @@ impl Engine {
                 let back = self.map_patiently(empty.address(), block.start(), moved.pages);
                 if let Some(obstacle) = back.stopped {
                     return Err(FaultError::Mmu {
+                        verb: "put back beneath the guest",
                         page: block.start().add(back.pages as u64),
                         obstacle,
                     });
@@ -173,6 +175,7 @@ impl Engine {
             return match obstacle {
                 Obstacle::Busy => Ok(false),
                 _ => Err(FaultError::Mmu {
+                    verb: "taken from the guest",
                     page: block.start().add(moved.pages as u64),
                     obstacle,
                 }),

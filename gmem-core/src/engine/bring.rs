@@ -282,6 +282,7 @@ impl Engine {
         match moved.stopped {
             None => Ok(moved.pages),
             Some(obstacle) => Err(FaultError::Mmu {
+                verb: "put beneath the guest",
                 page: start.add(moved.pages as u64),
                 obstacle,
             }),

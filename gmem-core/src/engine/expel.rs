@@ -146,6 +146,7 @@ impl Engine {
                     }
                     Some(obstacle) => {
                         return Err(FaultError::Mmu {
+                            verb: "taken from the guest",
                             page: cluster.page(at),
                             obstacle,
                         });

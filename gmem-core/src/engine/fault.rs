@@ -38,9 +38,11 @@ pub enum FaultError {
         /// What the tier says.
         source: LoadError,
     },
-    /// The page could not be put beneath the guest.
-    #[error("{page} cannot be moved: {obstacle:?}")]
+    /// The kernel does not move the page.
+    #[error("{page} cannot be {verb}: {obstacle}; this contradicts gmem's books, please report it")]
     Mmu {
+        /// What was to be done to it.
+        verb: &'static str,
         /// The page.
         page: PageNo,
         /// What stood in the way.

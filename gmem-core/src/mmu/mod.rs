@@ -5,6 +5,7 @@
 //! copied and never mapped at both. An implementation lives outside this crate.
 
 use crate::page::PageNo;
+use std::fmt;
 
 /// An address of this process, in bytes: a slot of the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +22,23 @@ pub enum Obstacle {
     Busy,
     /// The kernel refused for another reason: its error number. The microVM cannot go on.
     Failed(i32),
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present => f.write_str("there is a page where it should go"),
+            Self::Absent => f.write_str("it is not where it should be"),
+            Self::Busy => f.write_str("it is pinned"),
+            Self::Failed(number) => {
+                write!(
+                    f,
+                    "the kernel says {}",
+                    std::io::Error::from_raw_os_error(*number)
+                )
+            }
+        }
+    }
 }
 
 /// What a move did.

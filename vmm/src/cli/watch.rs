@@ -92,7 +92,11 @@ pub(super) fn watch(
     } else if waiting > 0 {
         outcome.note = Some(stall_message(&memory, waiting));
     }
+    // Numbers that agree: nothing moves while they are read. Not beneath a vCPU that is stuck.
+    let engine = memory.engine().filter(|_| !outcome.abandoned).cloned();
+    let still = engine.as_ref().map(|engine| engine.quiesce());
     let figures = Figures::of(&memory);
+    drop(still);
     if let Some(snapshot) = &figures.snapshot {
         status.say(&summary::text(
             snapshot,
