@@ -27,9 +27,31 @@ pub fn kick_signal() -> i32 {
 
 /// Installs the handler, without SA_RESTART: once for each process, again does no harm.
 pub fn install_handler() -> io::Result<()> {
-    register_signal_handler(kick_signal(), on_kick)
-        .map_err(|error| io::Error::from_raw_os_error(error.errno()))
+    let failed = |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
+    register_signal_handler(kick_signal(), on_kick).map_err(failed)?;
+    register_signal_handler(libc::SIGBUS, on_bus_error).map_err(failed)
 }
+
+/// A guest's access to a page that is lost (poisoned) arrives as SIGBUS on its vCPU's thread: KVM takes it
+/// for broken hardware. The vCPU leaves the guest; whoever poisoned the page ends the microVM. On any other
+/// thread, or for any other reason, it is what it always is: the end of the process.
+extern "C" fn on_bus_error(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    // SAFETY: the kernel passes a valid siginfo to a handler that was installed with SA_SIGINFO.
+    let code = unsafe { (*info).si_code };
+    if code == BUS_MCEERR_AR && !IMMEDIATE_EXIT.get().is_null() {
+        on_kick(signal, info, context);
+        return;
+    }
+    // SAFETY: restores the default, under which the same access, tried again on return, ends the process.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// `BUS_MCEERR_AR`: an access needs memory that is broken.
+const BUS_MCEERR_AR: libc::c_int = 4;
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let flag = IMMEDIATE_EXIT.get();

@@ -95,6 +95,26 @@ impl Pagemap {
         Ok(Self { file })
     }
 
+    /// How many bytes from `start` on have left for `destination`: pages in a row that are absent here and
+    /// present there.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn gone(&self, start: usize, destination: usize, len: usize) -> io::Result<usize> {
+        let absent = self
+            .scan(start, len)?
+            .first()
+            .map_or(len, |run| run.start - start);
+        let mut present = 0;
+        for run in self.scan(destination, len)? {
+            if run.start != destination + present || run.swapped {
+                break;
+            }
+            present += run.len;
+        }
+        Ok(absent.min(present))
+    }
+
     /// The pages that exist in `[start, start + len)`, in ascending order, whole: the kernel's walk is
     /// continued until it reaches the end.
     ///

@@ -14,6 +14,7 @@ mod open;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use super::pagemap::Pagemap;
 use gmem_core::mmu::{Moved, Obstacle};
 use gmem_core::page::PAGE_SIZE;
 
@@ -206,8 +207,13 @@ impl Userfault {
                     std::thread::yield_now();
                 }
                 libc::EAGAIN | libc::EBUSY => break Some(Obstacle::Busy),
-                libc::EEXIST => break Some(Obstacle::Present),
-                libc::ENOENT => break Some(Obstacle::Absent),
+                found @ (libc::EEXIST | libc::ENOENT) => {
+                    match uncounted(destination + done, source + done, len - done) {
+                        0 if found == libc::EEXIST => break Some(Obstacle::Present),
+                        0 => break Some(Obstacle::Absent),
+                        moved => done += moved,
+                    }
+                }
                 other => break Some(Obstacle::Failed(other)),
             }
         };
@@ -300,6 +306,18 @@ impl Userfault {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Bytes from the start of a move on that have been moved although the kernel did not count them.
+///
+/// Seen with Linux 6.18, where a move of many pages races with faults on its destination: it moves a batch,
+/// starts over, finds the batch's first page present at the destination (or absent at the source), and reports
+/// just that. Source and destination are the caller's alone, so what is absent here and present there has
+/// been moved, and by this move.
+fn uncounted(destination: usize, source: usize, len: usize) -> usize {
+    let gone = Pagemap::open().and_then(|pagemap| pagemap.gone(source, destination, len));
+    // Without a page map the obstacle is what the kernel says it is.
+    gone.unwrap_or(0)
 }
 
 impl AsFd for Userfault {
