@@ -103,7 +103,7 @@ impl Engine {
         Ok(())
     }
 
-    /// One step for a fault: what is staged goes first. Returns the pages that moved.
+    /// One step in which what is staged goes first. Returns the pages that moved.
     fn make_room_now(&self, marks: Watermarks) -> Result<usize, NoRoom> {
         match self.pass_on_oldest() {
             Ok(0) => self.stage_next(),
@@ -115,7 +115,7 @@ impl Engine {
         }
     }
 
-    /// One step towards the high watermark. Returns the pages that moved.
+    /// One step in the background: enough is kept staged. Returns the pages that moved.
     fn make_room_step(&self, marks: Watermarks) -> Result<usize, NoRoom> {
         if self.staged.pages() < marks.staged
             && self.staged.groups() < MAX_GROUPS
@@ -126,14 +126,7 @@ impl Engine {
                 return Ok(out);
             }
         }
-        match self.pass_on_oldest() {
-            Ok(0) => self.stage_next(),
-            Err(NoRoom::Full) => {
-                self.stage_others(marks)?;
-                Err(NoRoom::Full)
-            }
-            other => other,
-        }
+        self.make_room_now(marks)
     }
 
     /// Stages the next victims; `Full` if there are none.

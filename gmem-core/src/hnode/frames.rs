@@ -1,7 +1,7 @@
 //! Which frames of a tier are free: a bitmap, in which blocks are kept whole for as long as possible.
 
-use super::Frame;
-use crate::page::{BLOCK_PAGES, Unit};
+use super::{Frame, Usage};
+use crate::page::{BLOCK_PAGES, PAGE_SIZE, Unit};
 use std::sync::Mutex;
 
 const WORDS_PER_BLOCK: usize = BLOCK_PAGES / 64;
@@ -57,9 +57,17 @@ impl Frames {
         self.lock().free_pages
     }
 
-    /// The most that were ever in use at once.
-    pub(super) fn peak_pages(&self) -> u64 {
-        self.total - self.lock().least_free
+    /// How much is in use, where every frame takes a page's bytes.
+    pub(super) fn usage(&self) -> Usage {
+        let inner = self.lock();
+        let bytes = |pages: u64| pages * PAGE_SIZE as u64;
+        let pages = self.total - inner.free_pages;
+        Usage {
+            capacity_bytes: bytes(self.total),
+            used_bytes: bytes(pages),
+            peak_bytes: bytes(self.total - inner.least_free),
+            pages,
+        }
     }
 
     /// Takes a frame of this unit; a block's is aligned.
@@ -184,7 +192,10 @@ mod tests {
         let mut seen: Vec<_> = std::iter::from_fn(|| frames.take(Unit::Page)).collect();
         seen.sort();
         assert_eq!(seen, (0..1000).map(Frame).collect::<Vec<_>>());
-        assert_eq!((frames.free_pages(), frames.peak_pages()), (0, 1000));
+        assert_eq!(
+            (frames.free_pages(), frames.usage().peak_bytes),
+            (0, 4_096_000)
+        );
     }
 
     #[test]

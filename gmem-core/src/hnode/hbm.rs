@@ -55,13 +55,7 @@ impl Hnode for Hbm {
     }
 
     fn usage(&self) -> Usage {
-        let pages = self.frames.total() - self.frames.free_pages();
-        Usage {
-            capacity_bytes: self.frames.total() * PAGE_SIZE as u64,
-            used_bytes: pages * PAGE_SIZE as u64,
-            peak_bytes: self.frames.peak_pages() * PAGE_SIZE as u64,
-            pages,
-        }
+        self.frames.usage()
     }
 
     fn guaranteed_pages(&self) -> u64 {
