@@ -141,13 +141,24 @@ impl Outcome {
         })
     }
 
+    /// The guest's own result, if it printed one.
+    fn guest(&self) -> Option<serde_json::Value> {
+        let line = self.result.as_deref()?;
+        serde_json::from_slice(line).ok()
+    }
+
+    /// What the guest verified, by its own result.
+    pub fn integrity(&self) -> Integrity {
+        self.guest()
+            .as_ref()
+            .map(Integrity::of_guest)
+            .unwrap_or_default()
+    }
+
     /// What is known about the run without its memory: times from `started`, the guest's own result.
     pub fn report(&self, started: Instant) -> Report {
         let micros = |at: Instant| at.saturating_duration_since(started).as_micros() as u64;
-        let guest: Option<serde_json::Value> = self
-            .result
-            .as_deref()
-            .and_then(|line| serde_json::from_slice(line).ok());
+        let guest = self.guest();
         Report {
             message: self.message(),
             boot: Boot {

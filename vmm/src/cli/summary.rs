@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gmem_core::engine::Snapshot;
 
-use crate::report::Migration;
+use crate::report::{Integrity, Migration};
 
 /// A number of bytes as people say it: `512.0M`.
 pub(super) fn size(bytes: u64) -> String {
@@ -39,7 +39,12 @@ pub(super) fn tiers_in_line(snapshot: &Snapshot) -> String {
 }
 
 /// The closing tables.
-pub(super) fn text(snapshot: &Snapshot, flows: &[Migration], took: Duration) -> String {
+pub(super) fn text(
+    snapshot: &Snapshot,
+    flows: &[Migration],
+    integrity: &Integrity,
+    took: Duration,
+) -> String {
     let mut text = format!(
         "{} of guest memory, {:.1} s\n\n  {:<10} {:>10} {:>10} {:>10} {:>12}\n",
         size(snapshot.memory_bytes),
@@ -83,6 +88,14 @@ pub(super) fn text(snapshot: &Snapshot, flows: &[Migration], took: Duration) -> 
         "\n  {} faults, handled in {:.0} us (median), {:.0} us (p99); {} pages came along",
         faults.count, faults.p50_us, faults.p99_us, snapshot.prefetched_pages
     );
+    if integrity.verified_bytes + integrity.mismatched_bytes > 0 {
+        let _ = write!(
+            text,
+            "\n  {} verified by the guest, {} bytes mismatched",
+            size(integrity.verified_bytes),
+            integrity.mismatched_bytes
+        );
+    }
     text
 }
 

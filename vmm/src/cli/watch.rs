@@ -101,6 +101,7 @@ pub(super) fn watch(
         status.say(&summary::text(
             snapshot,
             &figures.migrations,
+            &outcome.integrity(),
             began.elapsed(),
         ));
     }
