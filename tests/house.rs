@@ -51,7 +51,6 @@ const UNSAFE: &[&str] = &[
     "vmm/src/api",
     "vmm/src/bench",
     "vmm/src/cli/bench.rs",
-    "vmm/src/cli/ctl.rs",
     // KVM, threads, signals.
     "vmm/src/kvm",
     "vmm/src/signals.rs",

@@ -16,6 +16,7 @@ mod moving;
 mod opening;
 mod pinned;
 mod present;
+mod raced;
 mod support;
 mod vcpu;
 mod waiting;

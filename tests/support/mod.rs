@@ -5,3 +5,4 @@ pub mod gmem;
 pub mod outside;
 pub mod sandbox;
 pub mod tiny_elf;
+pub mod verified;

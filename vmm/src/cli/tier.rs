@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use gmem_core::bytes::Bytes;
 use gmem_core::page::{BLOCK_SIZE, Unit};
 
 use super::size::{self, SizeError};
@@ -120,9 +121,9 @@ pub enum TierError {
     NoPath,
     /// Blocks that do not fill the tier.
     #[error(
-        "a host tier of {0} bytes with unit=2M is not a whole number of 2M blocks; give a multiple of 2M"
+        "a host tier of {0} with unit=2M is not a whole number of 2M blocks; give a multiple of 2M"
     )]
-    NotBlocks(u64),
+    NotBlocks(Bytes),
     /// `none` and something else.
     #[error(
         "--tier none means plain memory and cannot be combined with other tiers; give one or the other"
@@ -230,7 +231,7 @@ fn host(size: u64, keys: &Keys<'_>) -> Result<TierKind, TierError> {
         }
     }
     if unit == Unit::Block && !size.is_multiple_of(BLOCK_SIZE as u64) {
-        return Err(TierError::NotBlocks(size));
+        return Err(TierError::NotBlocks(Bytes(size)));
     }
     Ok(TierKind::Host { unit })
 }

@@ -71,7 +71,10 @@ fn malformed_tiers_are_refused() {
     ));
     assert_eq!(parse("file:1G"), Err(TierError::NoPath));
     assert_eq!(parse("file:1G,path="), Err(TierError::NoPath));
-    assert_eq!(parse("host:5M,unit=2M"), Err(TierError::NotBlocks(5 * MIB)));
+    assert_eq!(
+        parse("host:5M,unit=2M"),
+        Err(TierError::NotBlocks(Bytes(5 * MIB)))
+    );
     for bad in [
         "host:2M,unit=1G",
         "hbm:1G,latency_us=-1",

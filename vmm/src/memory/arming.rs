@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use gmem_core::bytes::Bytes;
 use gmem_core::engine::{self, ConfigError, Engine};
 use gmem_core::hnode::Hnode;
 use gmem_core::hnode::file::{FileTier, FileTierError};
@@ -32,9 +33,9 @@ pub enum ArmError {
     Sizes(#[from] ConfigError),
     /// Memory is not whole blocks.
     #[error(
-        "guest memory of {0} bytes is not a whole number of 2M blocks; with unit=2M give a multiple of 2M"
+        "guest memory of {0} is not a whole number of 2M blocks; with unit=2M give a multiple of 2M"
     )]
-    NotBlocks(u64),
+    NotBlocks(Bytes),
     /// A file tier.
     #[error(transparent)]
     File(#[from] FileTierError),
@@ -85,7 +86,7 @@ impl Armed {
         failure: &Arc<Failure>,
     ) -> Result<Self, ArmError> {
         if plan.unit == Unit::Block && !ram.size().is_multiple_of(BLOCK_SIZE as u64) {
-            return Err(ArmError::NotBlocks(ram.size()));
+            return Err(ArmError::NotBlocks(Bytes(ram.size())));
         }
         let userfault = Arc::new(Userfault::open(Reading::Blocking)?);
         let mmu = VcpuMmu {
