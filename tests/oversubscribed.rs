@@ -15,7 +15,7 @@ use gmem_vmm::cli::size;
 use serde_json::Value;
 use support::gmem::{TempDir, run};
 use support::outside;
-use support::verified::{number, run_with, start, succeed, tiers};
+use support::verified::{number, start, succeed, tiers};
 
 const MIB: u64 = 1 << 20;
 /// A small guest with a quarter of its memory in host RAM.
