@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -375,4 +376,23 @@ fn a_guest_that_loops_on_oversubscribed_memory_ends_within_a_second_of_a_signal(
         assert_eq!(report["outcome"], "killed", "{workload}");
         assert_eq!(dir.listing(), ["report.json"]);
     }
+}
+
+#[test]
+fn a_limit_on_file_sizes_is_an_error_like_any_other() {
+    require_kvm();
+    let place = TempDir::new();
+    let file = format!("file:64M,path={}", path(&place));
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 1000 && exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_gmem"))
+        .args([
+            "run", "--memory", "64M", "--tier", "host:16M", "--tier", &file,
+        ])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(stderr.contains("no room for 64M"), "{stderr}");
+    assert_eq!(place.listing(), [""; 0]);
 }

@@ -56,6 +56,13 @@ impl TerminationSignals {
     }
 }
 
+/// Makes a write beyond the limit on file sizes (`ulimit -f`) an error like any other, instead of the end of
+/// the process.
+pub fn survive_file_size_limit() {
+    // SAFETY: ignoring is a valid disposition of this signal.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 impl AsRawFd for TerminationSignals {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()

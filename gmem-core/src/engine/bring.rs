@@ -127,16 +127,15 @@ impl Engine {
         touched: PageNo,
         along: usize,
     ) -> Result<Outcome, FaultError> {
-        loop {
+        // Tried before room is made: what is staged needs none.
+        while self.bring_run(&mut pages, ClusterNo::index(touched), 1, touched)? == 0 {
             match self.make_room(1) {
                 Ok(()) => {}
                 Err(NoRoom::Full) => return Ok(Outcome::Waiting),
                 Err(NoRoom::Failed(error)) => return Err(error),
             }
-            if self.bring_run(&mut pages, ClusterNo::index(touched), 1, touched)? == 1 {
-                return Ok(Outcome::Resolved { along });
-            }
         }
+        Ok(Outcome::Resolved { along })
     }
 
     /// Brings in up to `most` consecutive held pages from index `at` on, as many as lie or fit in
@@ -192,14 +191,16 @@ impl Engine {
             }
             Victims::Pages { cluster, mask } => {
                 let staged = |_, entry: Entry| Self::site(entry.state()) == Site::Staged;
-                let Some(mut pages) = self.table.try_lock_pages(cluster, mask, staged) else {
-                    self.staged.push(group);
-                    return Ok(());
-                };
-                while let Some((first, length)) = runs(pages.mask()).next() {
-                    self.bring_run(&mut pages, first, length, nobody)?;
+                if let Some(mut pages) = self.table.try_lock_pages(cluster, mask, staged) {
+                    while let Some((first, length)) = runs(pages.mask()).next() {
+                        self.bring_run(&mut pages, first, length, nobody)?;
+                    }
                 }
             }
+        }
+        // What somebody has locked at this moment may stay staged, and must not be forgotten.
+        if self.is_staged(&group) {
+            self.staged.push(group);
         }
         Ok(())
     }

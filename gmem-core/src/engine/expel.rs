@@ -95,7 +95,7 @@ impl Engine {
     }
 
     /// Whether any of the group is staged at this moment.
-    fn is_staged(&self, group: &Victims) -> bool {
+    pub(super) fn is_staged(&self, group: &Victims) -> bool {
         let staged = |page| Self::site(self.table.peek(page).state()) == Site::Staged;
         match *group {
             Victims::Block(number) => staged(PageNo(number * BLOCK_PAGES as u64)),

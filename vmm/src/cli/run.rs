@@ -24,7 +24,7 @@ use crate::machine::{BuildError, Config, Machine, Payload};
 use crate::memory::plan::Plan;
 use crate::outcome::{Outcome, Reason};
 use crate::report::{OutcomeKind, Report, ReportSink};
-use crate::signals::TerminationSignals;
+use crate::signals::{TerminationSignals, survive_file_size_limit};
 
 /// What the bundled guest does if nobody says otherwise.
 const DEFAULT_WORKLOAD: &str = "verify epochs=3";
@@ -157,6 +157,7 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
     }
     let host_failed = |error: io::Error| Failure::new(ExitCode::HostLacks, error);
     let signals = TerminationSignals::block().map_err(host_failed)?;
+    survive_file_size_limit();
     let socket = args.api_sock.as_deref().map(ControlSocket::bind);
     let socket = socket
         .transpose()

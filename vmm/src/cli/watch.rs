@@ -122,13 +122,20 @@ impl Ended {
 }
 
 fn stall_message(memory: &ManagedMemory, waiting: usize) -> String {
-    let tiers = memory
-        .snapshot()
-        .map(|snapshot| summary::tiers_in_line(&snapshot))
+    let snapshot = memory.snapshot();
+    let tiers = snapshot
+        .as_ref()
+        .map(summary::tiers_in_line)
         .unwrap_or_default();
+    let failed = match snapshot.map_or(0, |snapshot| snapshot.store_errors) {
+        0 => String::new(),
+        errors => {
+            format!(", {errors} writes to tiers have failed (look at the disk of a file tier)")
+        }
+    };
     format!(
-        "every tier is full ({tiers}): {waiting} vCPU access(es) wait for room; nothing is lost; a larger \
-         budget lets them go on"
+        "every tier is full ({tiers}){failed}: {waiting} vCPU access(es) wait for room; nothing is lost; a \
+         larger budget lets them go on"
     )
 }
 
