@@ -226,7 +226,7 @@ fn a_file_tier_without_room_ends_with_3_and_the_bytes() {
     require_kvm();
     let dir = TempDir::new();
     for place in [dir.path().to_owned(), dir.path().join("tier")] {
-        let tier = format!("file:512M,path={}", path(&place));
+        let tier = format!("file:512M,path={}", path(place.path()));
         let options = ["--tier", "host:32M", "--tier", &tier];
         let needles = ["no room", "room for 512M", path(&place), "free some"];
         refused(
@@ -261,7 +261,7 @@ fn a_file_tier_where_none_can_be_made_ends_with_2() {
     assert_eq!(fs::read(&exists).unwrap(), b"somebody's");
     assert_eq!(dir.listing(), ["exists"]);
     for place in [dir.path().to_owned(), dir.path().join("tier")] {
-        let tier = format!("file:512M,path={}", path(&place));
+        let tier = format!("file:512M,path={}", path(place.path()));
         let options = ["--tier", "host:32M", "--tier", &tier];
         let sandbox = Sandbox::new().read_only(dir.path());
         refused(sandbox, &options, 2, &["Read-only", "can be written"]);
@@ -382,7 +382,7 @@ fn a_guest_that_loops_on_oversubscribed_memory_ends_within_a_second_of_a_signal(
 fn a_limit_on_file_sizes_is_an_error_like_any_other() {
     require_kvm();
     let place = TempDir::new();
-    let file = format!("file:64M,path={}", path(&place));
+    let file = format!("file:64M,path={}", path(place.path()));
     let output = Command::new("sh")
         .args(["-c", "ulimit -f 1000 && exec \"$0\" \"$@\""])
         .arg(env!("CARGO_BIN_EXE_gmem"))
