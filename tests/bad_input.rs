@@ -226,7 +226,7 @@ fn a_file_tier_without_room_ends_with_3_and_the_bytes() {
     require_kvm();
     let dir = TempDir::new();
     for place in [dir.path().to_owned(), dir.path().join("tier")] {
-        let tier = format!("file:512M,path={}", path(place.path()));
+        let tier = format!("file:512M,path={}", path(&place));
         let options = ["--tier", "host:32M", "--tier", &tier];
         let needles = ["no room", "room for 512M", path(&place), "free some"];
         refused(
@@ -261,7 +261,7 @@ fn a_file_tier_where_none_can_be_made_ends_with_2() {
     assert_eq!(fs::read(&exists).unwrap(), b"somebody's");
     assert_eq!(dir.listing(), ["exists"]);
     for place in [dir.path().to_owned(), dir.path().join("tier")] {
-        let tier = format!("file:512M,path={}", path(place.path()));
+        let tier = format!("file:512M,path={}", path(&place));
         let options = ["--tier", "host:32M", "--tier", &tier];
         let sandbox = Sandbox::new().read_only(dir.path());
         refused(sandbox, &options, 2, &["Read-only", "can be written"]);

@@ -136,7 +136,7 @@ impl Userfault {
     /// Makes accesses to a range of private anonymous memory events of this userfaultfd.
     ///
     /// Both ends of a move must be registered with the same userfaultfd. Pages that are present stay so
-    /// and raise no event: adopt them (see [`Pagemap`](crate::memory::pagemap::Pagemap)).
+    /// and raise no event: adopt them (see [`Pagemap`]).
     ///
     /// # Errors
     /// The kernel's: `EINVAL` for a range that is not mapped, not aligned or not anonymous, `EBUSY` if it
