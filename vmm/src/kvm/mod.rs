@@ -8,6 +8,7 @@ mod cpuid;
 mod entry;
 pub mod exits;
 mod fallback;
+mod gate;
 pub mod host;
 pub mod kick;
 pub mod run_loop;

@@ -9,8 +9,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuExit;
 
-use super::control::{Gate, Request};
 use super::exits::{Access, Cause, End, GuestFailure, VcpuError};
+use super::gate::{Gate, Request};
 use super::kick::ImmediateExit;
 use super::vcpu::Vcpu;
 use crate::fallback;
