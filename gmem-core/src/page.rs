@@ -128,6 +128,13 @@ impl ClusterNo {
         PageNo(self.0 * CLUSTER_PAGES as u64 + index as u64)
     }
 
+    /// The pages of the cluster in `mask`, in order.
+    pub fn pages(self, mask: u64) -> impl Iterator<Item = PageNo> + Clone {
+        (0..CLUSTER_PAGES)
+            .filter(move |index| mask & 1 << index != 0)
+            .map(move |index| self.page(index))
+    }
+
     /// Number of the block that holds this cluster.
     pub const fn block(self) -> u64 {
         self.0 / BLOCK_CLUSTERS as u64

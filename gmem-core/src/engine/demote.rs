@@ -51,15 +51,15 @@ impl Engine {
             let wanted = (2 * low).saturating_sub(free).min(below);
             // In units of blocks, what does not take a block takes nothing.
             if wanted > 0 && below >= self.unit.pages() as u64 {
-                moved += self.demote(at as u8 + 1, wanted as usize, None)?;
+                moved += self.demote(at as u8 + 1, wanted as usize)?;
             }
         }
         Ok(moved)
     }
 
     /// Moves up to `wanted` pages (a whole block at the end may exceed it) of tier `from` to tiers below
-    /// it, or to tier `only`, in the order of the clock's hand. Stops after one round.
-    fn demote(&self, from: u8, wanted: usize, only: Option<u8>) -> Result<usize, FaultError> {
+    /// it, in the order of the clock's hand. Stops after one round.
+    fn demote(&self, from: u8, wanted: usize) -> Result<usize, FaultError> {
         let mut inner = self
             .demotion
             .0
@@ -74,7 +74,7 @@ impl Engine {
         let mut steps = self.table.clusters();
         while moved < wanted && steps > 0 {
             let cluster = ClusterNo(*hand % self.table.clusters());
-            let (passed, count) = self.demote_cluster(cluster, u64::MAX, from, only, scratch)?;
+            let (passed, count) = self.demote_cluster(cluster, u64::MAX, from, None, scratch)?;
             *hand = (cluster.0 + passed) % self.table.clusters();
             steps = steps.saturating_sub(passed);
             match count {

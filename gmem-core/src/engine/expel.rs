@@ -3,7 +3,7 @@
 
 use super::{Engine, FaultError};
 use crate::mmu::Obstacle;
-use crate::page::{BLOCK_PAGES, CLUSTER_PAGES, ClusterNo, PageNo, runs};
+use crate::page::{BLOCK_PAGES, ClusterNo, PageNo, runs};
 use crate::policy::Victims;
 use crate::stats::{Site, Stats};
 use crate::table::{Entry, Flags, Frame, Place, State};
@@ -99,8 +99,7 @@ impl Engine {
         let staged = |page| Self::site(self.table.peek(page).state()) == Site::Staged;
         match *group {
             Victims::Block(number) => staged(PageNo(number * BLOCK_PAGES as u64)),
-            Victims::Pages { cluster, mask } => (0..CLUSTER_PAGES)
-                .any(|index| mask & 1 << index != 0 && staged(cluster.page(index))),
+            Victims::Pages { cluster, mask } => cluster.pages(mask).any(staged),
         }
     }
 

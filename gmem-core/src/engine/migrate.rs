@@ -93,10 +93,7 @@ impl Engine {
 
     fn bring_all(&self, cluster: ClusterNo, mask: u64, before: u64) -> Result<u64, MigrateError> {
         let mut moved = 0;
-        for page in (0..64)
-            .filter(|index| mask & 1 << index != 0)
-            .map(|index| cluster.page(index))
-        {
+        for page in cluster.pages(mask) {
             if self.table.peek(page).state() == State::Mapped {
                 continue;
             }
@@ -129,9 +126,7 @@ impl Engine {
         let mut moved = passed.freed as u64;
         for from in (1..=self.tiers.len() as u8).filter(|from| *from != tier) {
             let holds = |page| Self::site(self.table.peek(page).state()) == Site::Tier(from);
-            let pages = (0..64)
-                .filter(|index| mask & 1 << index != 0)
-                .map(|index| cluster.page(index));
+            let pages = cluster.pages(mask);
             let held = pages.clone().filter(|page| holds(*page)).count();
             if held > 0 {
                 let count = self.move_between(cluster, mask, from, Some(tier))?;

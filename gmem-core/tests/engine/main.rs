@@ -332,6 +332,35 @@ fn a_page_that_the_kernel_calls_busy_is_passed_by() {
 }
 
 #[test]
+fn background_work_stands_still_while_it_is_paused_and_faults_go_on() {
+    let bench = bench(2048, 512, Unit::Page, vec![hbm(2048)]);
+    let staged = || bench.engine.stats().flow(Site::Host, Site::Staged);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let background = scope.spawn(|| bench.engine.run_background(&stop));
+        bench.engine.pause_background();
+        // Within the budget, but below the watermark at which room is made in advance.
+        for page in 0..505 {
+            touch(&bench, page);
+            bench.guest.write(PageNo(page), page + 100);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(staged(), 0);
+        bench.engine.resume_background();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while staged() == 0 {
+            assert!(Instant::now() < deadline, "background work goes on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        stop.store(true, Ordering::Release);
+        bench.engine.wake_background();
+        background.join().unwrap().unwrap();
+    });
+    verify_all(&bench, 505, |page| page + 100);
+    bench.audit();
+}
+
+#[test]
 fn nothing_migrates_while_quiesced() {
     let bench = bench(2048, 512, Unit::Page, vec![hbm(2048)]);
     let done = AtomicBool::new(false);
