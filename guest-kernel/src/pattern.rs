@@ -148,11 +148,11 @@ impl Pattern {
     }
 }
 
+/// Multiples of the odd `base`: what two pages' words differ by changes from word to word. (Were it the same for all,
+/// one page in 128 would have a byte in each word that is also the other page's.)
 #[inline(always)]
 fn random(base: u64, index: usize) -> u64 {
-    let value = base
-        .wrapping_add(index as u64)
-        .wrapping_mul(0xd134_2543_de82_ef95);
+    let value = base.wrapping_mul((index as u64).wrapping_add(0xd134_2543_de82_ef95));
     value ^ (value >> 32)
 }
 
@@ -222,6 +222,21 @@ mod tests {
             }
         }
         assert_eq!(contents.len(), 2 * 4 * 64 * 4);
+    }
+
+    #[test]
+    fn a_page_of_another_epoch_or_address_differs_in_nearly_every_byte() {
+        for number in 0..2_000 {
+            let address = 0x7f00_0000_0000 + number * PAGE_SIZE;
+            let here = Pattern::new(Fill::Random, 1, address, 1);
+            for (other, epoch) in [(address, 0), (address + 8 * PAGE_SIZE, 1)] {
+                let page = page();
+                Pattern::new(Fill::Random, 1, other, epoch).write(&page, 0..PAGE_WORDS);
+                let mut wrong = 0;
+                here.check(&page, 0..PAGE_WORDS, address, &mut |m| wrong += m.bytes());
+                assert!(wrong > 4_000, "page {number}: {wrong} bytes differ");
+            }
+        }
     }
 
     #[test]

@@ -157,8 +157,9 @@ fn verify_finds_a_page_of_an_older_epoch_and_exchanged_pages() {
             copy(&memory, 3, 11);
         }
     });
+    // Two thirds of a compressible page are one word, which may share a byte or two with the other page's.
     assert!(
-        exchanged["mismatched_bytes"].as_u64().unwrap() > 4_000,
+        exchanged["mismatched_bytes"].as_u64().unwrap() > 3_000,
         "{exchanged}"
     );
 }
