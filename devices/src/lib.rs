@@ -1,2 +1,3 @@
 //! Devices of a gmem microVM.
 pub mod legacy;
+pub mod virtio;

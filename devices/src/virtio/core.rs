@@ -1,0 +1,135 @@
+//! A device with its queues and state, behind one lock.
+
+use std::fmt;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
+};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueT};
+
+use super::device::{Broken, Device};
+use super::guest::Guest;
+use super::interrupt::Interrupt;
+use super::memory::DeviceMemory;
+
+/// What the transport offers beside the device's own features.
+const OFFERED: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
+
+/// A device's name in messages and metrics, such as `blk0`.
+pub type DeviceName = String;
+
+/// What vCPUs and the worker share of a device.
+pub(super) struct Core {
+    pub(super) name: DeviceName,
+    pub(super) memory: Arc<dyn DeviceMemory>,
+    pub(super) interrupt: Interrupt,
+    state: Mutex<State>,
+}
+
+/// The part behind the lock.
+pub(super) struct State {
+    pub(super) device: Box<dyn Device>,
+    pub(super) queues: Vec<Queue>,
+    /// The register Status.
+    pub(super) status: u32,
+    /// Features that the driver has written.
+    pub(super) accepted: u64,
+    /// Why the device asked for a reset last.
+    pub(super) broken: Option<String>,
+}
+
+/// Proof that a device does nothing: its lock. Dropping it lets it go on.
+#[must_use = "dropping it lets the device go on"]
+pub struct Stopped<'a>(#[allow(dead_code, reason = "held for its drop")] MutexGuard<'a, State>);
+
+impl Core {
+    pub(super) fn new(
+        name: DeviceName,
+        device: Box<dyn Device>,
+        memory: Arc<dyn DeviceMemory>,
+        interrupt: Interrupt,
+    ) -> Result<Self, virtio_queue::Error> {
+        let queues = device
+            .queue_sizes()
+            .iter()
+            .map(|size| Queue::new(*size))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            name,
+            memory,
+            interrupt,
+            state: Mutex::new(State {
+                device,
+                queues,
+                status: 0,
+                accepted: 0,
+                broken: None,
+            }),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere ends the device's worker, not the others.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds the device still.
+    pub(super) fn stop(&self) -> Stopped<'_> {
+        Stopped(self.lock())
+    }
+
+    /// Lets the device do something with its driver, if the driver is ready; a broken driver stops it.
+    pub(super) fn serve(
+        &self,
+        state: &mut State,
+        work: impl FnOnce(&mut dyn Device, &mut Guest<'_>) -> Result<(), Broken>,
+    ) {
+        if !state.live() {
+            return;
+        }
+        let memory = self.memory.view();
+        let mut guest = Guest::new(memory, &mut state.queues, &self.interrupt);
+        if let Err(Broken(cause)) = work(&mut *state.device, &mut guest) {
+            state.device.reset();
+            state.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+            state.broken = Some(cause);
+            self.interrupt.changed();
+        }
+    }
+}
+
+impl State {
+    /// Whether the driver is ready and has not broken the device.
+    pub(super) fn live(&self) -> bool {
+        self.status & VIRTIO_CONFIG_S_DRIVER_OK != 0
+            && self.status & VIRTIO_CONFIG_S_NEEDS_RESET == 0
+    }
+
+    /// All features on offer.
+    pub(super) fn offered(&self) -> u64 {
+        OFFERED | self.device.features()
+    }
+
+    /// Descriptors that the worker waits for.
+    pub(super) fn sources(&self) -> Vec<RawFd> {
+        self.device.sources()
+    }
+
+    /// Everything as it was at power-on.
+    pub(super) fn reset(&mut self, interrupt: &Interrupt) {
+        self.device.reset();
+        self.queues.iter_mut().for_each(Queue::reset);
+        self.status = 0;
+        self.accepted = 0;
+        interrupt.reset();
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("name", &self.name).finish()
+    }
+}

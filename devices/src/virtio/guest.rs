@@ -1,0 +1,101 @@
+//! What a device sees of its driver.
+
+use virtio_queue::{DescriptorChain, Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
+
+use super::device::Broken;
+use super::interrupt::Interrupt;
+
+/// Buffers that the driver has put into a queue, in one request.
+pub type Chain<'m> = DescriptorChain<&'m GuestMemoryMmap>;
+
+/// The driver's side: memory, queues and interrupt, while the device holds its lock.
+pub struct Guest<'g> {
+    memory: &'g GuestMemoryMmap,
+    queues: &'g mut [Queue],
+    interrupt: &'g Interrupt,
+}
+
+impl<'g> Guest<'g> {
+    pub(super) fn new(
+        memory: &'g GuestMemoryMmap,
+        queues: &'g mut [Queue],
+        interrupt: &'g Interrupt,
+    ) -> Self {
+        Self {
+            memory,
+            queues,
+            interrupt,
+        }
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &'g GuestMemoryMmap {
+        self.memory
+    }
+
+    /// Whether the driver uses queue `queue`. The others stay empty.
+    pub fn uses(&self, queue: usize) -> bool {
+        self.queues[queue].ready()
+    }
+
+    /// Takes the next request from queue `queue`.
+    pub fn pop(&mut self, queue: usize) -> Result<Option<Chain<'g>>, Broken> {
+        let queue = &mut self.queues[queue];
+        if !queue.ready() {
+            return Ok(None);
+        }
+        // Asked first, because popping hides a ring that makes no sense.
+        let waiting = queue
+            .avail_idx(self.memory, std::sync::atomic::Ordering::Acquire)?
+            .0
+            .wrapping_sub(queue.next_avail());
+        if waiting > queue.size() {
+            return Err(Broken(format!(
+                "{waiting} requests in a queue of {}",
+                queue.size()
+            )));
+        }
+        if waiting == 0 {
+            return Ok(None);
+        }
+        match queue.pop_descriptor_chain(self.memory) {
+            Some(chain) => Ok(Some(chain)),
+            None => Err(Broken("a queue's head is not in its table".into())),
+        }
+    }
+
+    /// Puts the request that was popped last back, to be popped again.
+    pub fn unpop(&mut self, queue: usize) {
+        let queue = &mut self.queues[queue];
+        queue.set_next_avail(queue.next_avail().wrapping_sub(1));
+    }
+
+    /// Gives the request `head` of queue `queue` back, with `written` bytes written into it.
+    pub fn give_back(&mut self, queue: usize, head: u16, written: u32) -> Result<(), Broken> {
+        Ok(self.queues[queue].add_used(self.memory, head, written)?)
+    }
+
+    /// Interrupts the driver if it wants to hear of what was given back to `queue`. Once for a batch.
+    pub fn signal(&mut self, queue: usize) -> Result<(), Broken> {
+        if self.queues[queue].needs_notification(self.memory)? {
+            self.interrupt.used();
+        }
+        Ok(())
+    }
+
+    /// Asks the driver not to notify `queue` while it is worked on.
+    pub fn disable_notification(&mut self, queue: usize) -> Result<(), Broken> {
+        Ok(self.queues[queue].disable_notification(self.memory)?)
+    }
+
+    /// Asks for notifications of `queue` again. True: something came meanwhile, look again.
+    pub fn enable_notification(&mut self, queue: usize) -> Result<bool, Broken> {
+        Ok(self.queues[queue].enable_notification(self.memory)?)
+    }
+
+    /// Tells the driver that the configuration has changed.
+    pub fn config_changed(&self) {
+        self.interrupt.changed();
+    }
+}

@@ -1,0 +1,33 @@
+//! Virtio devices, over one transport.
+//!
+//! | file | part |
+//! |---|---|
+//! | `device` | the trait that every device is |
+//! | `guest` | what a device sees of its driver: queues, memory, interrupt |
+//! | `memory` | the guest's memory as devices use it |
+//! | `core` | a device, its queues and its state, behind one lock |
+//! | `mmio` | the registers (virtio 1.2, 4.2) through which a driver reaches a device |
+//! | `worker` | the thread that serves a device |
+//! | `interrupt` | the interrupt line with its two causes |
+//!
+//! A notification takes this way: the driver writes the queue's number to the register QueueNotify; KVM turns
+//! the write into a signal of the queue's eventfd; the worker wakes, takes the device's lock and calls
+//! [`Device::notified`], which takes descriptor chains from the queue, does its work, and gives them back.
+//!
+//! The driver is not trusted. A queue that makes no sense ends in [`Broken`]: the device asks to be reset and
+//! does nothing until then; everything else goes on.
+
+mod core;
+mod device;
+mod guest;
+mod interrupt;
+mod memory;
+mod mmio;
+mod worker;
+
+pub use self::core::{DeviceName, Stopped};
+pub use device::{Broken, Device};
+pub use guest::{Chain, Guest};
+pub use interrupt::Interrupt;
+pub use memory::DeviceMemory;
+pub use mmio::{MmioDevice, NOTIFY_OFFSET, WINDOW_SIZE};

@@ -1,0 +1,116 @@
+//! The thread that serves a device.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::core::Core;
+
+/// Who woke the worker: queues come first, then sources, then the order to stop.
+#[derive(Clone, Copy)]
+enum Waker {
+    Queue(usize),
+    Source(usize),
+    Stop,
+}
+
+/// A running worker. Dropping it without [`Worker::stop`] leaves its thread alone.
+pub(super) struct Worker {
+    thread: JoinHandle<()>,
+    stop: EventFd,
+}
+
+/// What the worker waits for.
+struct Waiting {
+    epoll: Epoll,
+    wakers: Vec<Waker>,
+}
+
+impl Waiting {
+    fn add(&mut self, fd: RawFd, waker: Waker) -> io::Result<()> {
+        let event = EpollEvent::new(EventSet::IN, self.wakers.len() as u64);
+        self.wakers.push(waker);
+        self.epoll.ctl(ControlOperation::Add, fd, event)
+    }
+}
+
+impl Worker {
+    /// Starts the thread, named as the device.
+    pub(super) fn start(
+        core: &Arc<Core>,
+        notifiers: &Arc<[EventFd]>,
+        sources: &[RawFd],
+    ) -> io::Result<Self> {
+        let stop = EventFd::new(EFD_NONBLOCK)?;
+        let mut waiting = Waiting {
+            epoll: Epoll::new()?,
+            wakers: Vec::new(),
+        };
+        for (queue, notifier) in notifiers.iter().enumerate() {
+            waiting.add(notifier.as_raw_fd(), Waker::Queue(queue))?;
+        }
+        for (source, fd) in sources.iter().enumerate() {
+            waiting.add(*fd, Waker::Source(source))?;
+        }
+        let ours = stop.try_clone()?;
+        waiting.add(ours.as_raw_fd(), Waker::Stop)?;
+        let (core, notifiers) = (Arc::clone(core), Arc::clone(notifiers));
+        let thread = thread::Builder::new()
+            .name(core.name.clone())
+            .spawn(move || {
+                let _stop = ours;
+                serve(&core, &notifiers, &waiting);
+            })?;
+        Ok(Self { thread, stop })
+    }
+
+    /// Ends the thread; false if it is still busy after `limit`, for example with an output that nobody reads.
+    pub(super) fn stop(self, limit: Duration) -> bool {
+        let _ = self.stop.write(1);
+        let deadline = Instant::now() + limit;
+        while !self.thread.is_finished() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+        // A panic has been printed.
+        let _ = self.thread.join();
+        true
+    }
+}
+
+fn serve(core: &Core, notifiers: &[EventFd], waiting: &Waiting) {
+    let mut events = vec![EpollEvent::default(); waiting.wakers.len()];
+    loop {
+        let count = match waiting.epoll.wait(-1, &mut events) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // Nothing of what is waited for can be closed while this runs.
+            Err(_) => return,
+        };
+        for event in &events[..count] {
+            let Some(waker) = waiting.wakers.get(event.data() as usize) else {
+                continue;
+            };
+            let mut state = match waker {
+                Waker::Stop => return,
+                Waker::Queue(queue) => {
+                    let _ = notifiers[*queue].read();
+                    core.lock()
+                }
+                Waker::Source(_) => core.lock(),
+            };
+            core.serve(&mut state, |device, guest| match *waker {
+                Waker::Queue(queue) => device.notified(queue, guest),
+                Waker::Source(source) => device.ready(source, guest),
+                Waker::Stop => Ok(()),
+            });
+        }
+    }
+}
