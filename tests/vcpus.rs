@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gmem_vmm::devices::DeviceConfig;
 use gmem_vmm::kvm::exits::Cause;
 use gmem_vmm::machine::{Config, Machine, Payload, Running};
 use gmem_vmm::memory::ram::GuestRam;
@@ -31,6 +32,7 @@ fn machine(code: &[u8], cpus: usize) -> Machine {
             workload: "test".into(),
             extra: String::new(),
         },
+        devices: DeviceConfig::default(),
     };
     Machine::build(&config, Box::new(std::io::sink())).unwrap()
 }
@@ -215,6 +217,7 @@ fn a_vcpu_that_waits_for_its_start_up_interrupt_can_be_paused_and_stopped() {
             command_line: String::new(),
             initrd: None,
         },
+        devices: DeviceConfig::default(),
     };
     let machine = Machine::build(&config, Box::new(std::io::sink())).unwrap();
     let running = machine.start().unwrap();

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod boot;
 pub mod check;
 pub mod cli;
+pub mod devices;
 pub mod exit_code;
 pub mod fallback;
 pub mod figures;

@@ -10,10 +10,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gmem_devices::legacy::Ports;
+use gmem_devices::legacy::{ConsoleWires, Ports};
+use gmem_wire::port;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::boot::elf::{self, KernelError};
 use crate::boot::{self, BootError, Entry, Protocol};
+use crate::devices::{DeviceConfig, DeviceError, Devices};
 use crate::exit_code::ExitCode;
 use crate::kvm::control::{VcpuControl, VcpuThreads};
 use crate::kvm::exits::End;
@@ -29,6 +32,7 @@ use crate::memory::ram::{GuestRam, RamError};
 use crate::memory::server::Server;
 use crate::outcome::{Outcome, Reason};
 use crate::signals::TerminationSignals;
+use gmem_devices::virtio::DeviceMemory;
 
 /// How long vCPUs have to leave the guest at the end.
 const STOP_LIMIT: Duration = Duration::from_millis(700);
@@ -67,6 +71,8 @@ pub struct Config {
     pub cpus: usize,
     /// What it runs.
     pub payload: Payload,
+    /// Its virtio devices.
+    pub devices: DeviceConfig,
 }
 
 /// What is decided for a microVM otherwise than by its configuration: for measurements.
@@ -93,6 +99,9 @@ pub enum BuildError {
     /// What stands beside the kernel in memory.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// Its devices.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// More vCPUs than KVM offers.
     #[error("{found} vCPUs asked for, this host's KVM offers at most {limit}; lower --cpus")]
     TooManyVcpus {
@@ -122,7 +131,10 @@ impl BuildError {
                 ExitCode::Usage
             }
             Self::Arm(error) if error.is_usage() => ExitCode::Usage,
-            Self::Arm(_) | Self::Host(_) | Self::Kvm(_) | Self::Threads(_) => ExitCode::HostLacks,
+            Self::Device(error) if error.is_usage() => ExitCode::Usage,
+            Self::Arm(_) | Self::Device(_) | Self::Host(_) | Self::Kvm(_) | Self::Threads(_) => {
+                ExitCode::HostLacks
+            }
         }
     }
 }
@@ -149,10 +161,11 @@ impl Machine {
         setting: &Setting,
     ) -> Result<Self, BuildError> {
         let ram = Arc::new(GuestRam::new(config.memory)?);
-        let mut memory = match &setting.server {
+        let memory = match &setting.server {
             Some(server) => ManagedMemory::served_by(Arc::clone(&ram), Arc::clone(server)),
             None => ManagedMemory::new(Arc::clone(&ram), config.plan.clone()),
         };
+        let memory = Arc::new(memory);
         memory.prepare()?;
         let kernel = match &config.payload {
             Payload::Bundled { image, .. } => elf::load_bundled(&ram, image)?,
@@ -166,12 +179,23 @@ impl Machine {
             });
         }
         let vm = Vm::new(&host, Arc::clone(&ram))?;
+        let open = matches!(config.payload, Payload::Kernel { .. });
+        if open {
+            vm.add_timer()?;
+        }
         let supported = host.cpuid()?;
         let vcpus = (0..config.cpus)
             .map(|index| Vcpu::new(&vm, index, config.cpus, &supported))
             .collect::<Result<Vec<_>, _>>()?;
-        write_boot_information(&ram, config, &kernel, &vcpus)?;
+        let device_memory: Arc<dyn DeviceMemory> = memory.clone();
+        let devices = Devices::new(&vm, &device_memory, config.devices.make()?)?;
+        write_boot_information(&ram, config, &kernel, &devices, &vcpus)?;
         enter(&vcpus, &kernel.entry)?;
+        let wires = if open {
+            wires(&vm)?
+        } else {
+            ConsoleWires::default()
+        };
         let cpus = match &setting.cpus {
             Some(cpus) => cpus.iter().copied().cycle().take(config.cpus).collect(),
             None => affinity::assign(config.cpus).map_err(BuildError::Threads)?,
@@ -180,12 +204,14 @@ impl Machine {
         memory.arm_if_needed(&cpus)?;
         Ok(Self {
             cpus,
-            memory: Arc::new(memory),
+            memory,
             vm,
             vcpus,
             shared: Arc::new(Shared {
                 ram,
-                ports: Ports::new(output),
+                ports: Ports::new(output, wires),
+                devices,
+                open_hole: open,
             }),
         })
     }
@@ -284,6 +310,7 @@ impl Running {
         // A vCPU that waits for a page leaves the guest once it has it, and no sooner.
         self.memory.release_waiters();
         let ends = self.threads.stop(STOP_LIMIT);
+        let idle = self.shared.devices.stop(STOP_LIMIT);
         self.shared.ports.finish();
         let reason = match (own_end, signal) {
             (Some((index, end)), _) => Reason::of_end(index, end),
@@ -299,7 +326,7 @@ impl Running {
             workload_began: self.shared.ports.workload_began(),
             result: self.shared.ports.result(),
             note: None,
-            abandoned: ends.iter().any(Option::is_none),
+            abandoned: !idle || ends.iter().any(Option::is_none),
         }
     }
 
@@ -322,8 +349,11 @@ fn write_boot_information(
     ram: &GuestRam,
     config: &Config,
     kernel: &elf::Kernel,
+    devices: &Devices,
     vcpus: &[Vcpu],
 ) -> Result<(), BuildError> {
+    // KVM's limit is far below.
+    let cpus = u8::try_from(config.cpus).unwrap_or(u8::MAX);
     match &config.payload {
         Payload::Bundled {
             workload, extra, ..
@@ -339,15 +369,29 @@ fn write_boot_information(
             }
             text.push_str("-- ");
             text.push_str(workload);
-            boot::write(ram, kernel, &text, None)?;
+            boot::write(ram, kernel, cpus, &text, None)?;
         }
         Payload::Kernel {
             command_line,
             initrd,
             ..
-        } => boot::write(ram, kernel, command_line, initrd.as_ref())?,
+        } => {
+            let text = format!("{command_line}{}", devices.command_line());
+            boot::write(ram, kernel, cpus, &text, initrd.as_ref())?;
+        }
     }
     Ok(())
+}
+
+/// The console's interrupt line, where a PC has it.
+fn wires(vm: &Vm) -> Result<ConsoleWires, BuildError> {
+    let eventfd = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(DeviceError::Events);
+    let line = eventfd()?;
+    vm.connect_line(&line, port::SERIAL_LINE)?;
+    Ok(ConsoleWires {
+        line: Some(line),
+        drained: Some(eventfd()?),
+    })
 }
 
 /// Puts the vCPUs at the kernel's entry: all of them for the bundled guest, otherwise the boot vCPU, while the
@@ -357,6 +401,9 @@ fn enter(vcpus: &[Vcpu], entry: &Entry) -> Result<(), KvmError> {
         Protocol::Bundled => vcpus.len(),
         Protocol::Linux64 | Protocol::Pvh => 1,
     };
+    if entry.protocol != Protocol::Bundled {
+        vcpus.iter().try_for_each(Vcpu::set_as_firmware_does)?;
+    }
     vcpus
         .iter()
         .take(entering)

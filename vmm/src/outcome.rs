@@ -13,6 +13,8 @@ use crate::report::{Boot, Integrity, OutcomeKind, Report};
 pub enum Reason {
     /// The guest gave its verdict, see [`gmem_wire::exit`].
     Verdict(u32),
+    /// The guest reset the machine: it has rebooted or powered off.
+    Reset,
     /// The guest failed.
     Guest {
         /// What it did.
@@ -53,6 +55,7 @@ impl Reason {
         match end.cause {
             Cause::Stopped => Self::Asked,
             Cause::Exit(verdict) => Self::Verdict(verdict),
+            Cause::Reset => Self::Reset,
             Cause::Guest(failure) => Self::Guest {
                 failure,
                 vcpu,
@@ -88,7 +91,7 @@ impl Outcome {
     /// What the report calls it.
     pub fn kind(&self) -> OutcomeKind {
         match self.reason {
-            Reason::Verdict(exit::SUCCESS) => OutcomeKind::Success,
+            Reason::Verdict(exit::SUCCESS) | Reason::Reset => OutcomeKind::Success,
             Reason::Verdict(_) | Reason::Guest { .. } => OutcomeKind::GuestFailure,
             Reason::Signal { .. } | Reason::Control(_) | Reason::Asked => OutcomeKind::Killed,
             Reason::Error { .. } | Reason::Memory(_) => OutcomeKind::Error,
@@ -113,6 +116,7 @@ impl Outcome {
         };
         let message = match &self.reason {
             Reason::Verdict(verdict) => return verdict_message(*verdict),
+            Reason::Reset => return None,
             Reason::Guest {
                 failure,
                 vcpu,

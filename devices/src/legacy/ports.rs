@@ -1,14 +1,25 @@
 //! Which port belongs to which device.
 
 use std::io::Write;
-use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Instant;
 
 use gmem_wire::{mark, port};
 
-use super::{Console, ResultLine};
+use super::{Console, ConsoleWires, ResultLine};
 
 const SERIAL_LAST: u16 = port::SERIAL + 7;
+/// Data of the keyboard controller (i8042).
+const KEYBOARD_DATA: u16 = 0x60;
+/// Its status when read, its commands when written.
+const KEYBOARD_COMMAND: u16 = 0x64;
+/// Its command to pull the processor's reset line.
+const KEYBOARD_RESET: u8 = 0xfe;
+/// System control port B: bit 5 is the timer's output, on which old calibration loops wait.
+const SYSTEM_CONTROL: u16 = 0x61;
+const TIMER_OUTPUT: u8 = 1 << 5;
+/// Index and data of the real-time clock's memory, which is empty.
+const CLOCK: std::ops::RangeInclusive<u16> = 0x70..=0x71;
 
 /// What the monitor has to do after a port was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +28,8 @@ pub enum Action {
     Continue,
     /// End the microVM: the guest's verdict, see [`gmem_wire::exit`].
     Exit(u32),
+    /// End the microVM: the guest reboots or powers off.
+    Reset,
 }
 
 /// The port I/O space of a microVM. Shared by its vCPUs.
@@ -28,9 +41,9 @@ pub struct Ports<W: Write> {
 }
 
 impl<W: Write> Ports<W> {
-    /// The devices, with a console that writes to `out`.
-    pub fn new(out: W) -> Self {
-        let console = Console::new(out);
+    /// The devices, with a console that writes to `out` and has these wires.
+    pub fn new(out: W, wires: ConsoleWires) -> Self {
+        let console = Console::new(out, wires);
         Self {
             result: console.result(),
             console: Mutex::new(console),
@@ -43,9 +56,13 @@ impl<W: Write> Ports<W> {
     pub fn read(&self, port: u16, data: &mut [u8]) {
         match port {
             port::SERIAL..=SERIAL_LAST => {
-                let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut console = self.console();
                 data.fill_with(|| console.read((port - port::SERIAL) as u8));
             }
+            // Nothing typed, and ready for a command.
+            KEYBOARD_DATA | KEYBOARD_COMMAND => data.fill(0),
+            SYSTEM_CONTROL => data.fill(TIMER_OUTPUT),
+            port if CLOCK.contains(&port) => data.fill(0),
             _ => data.fill(0xff),
         }
     }
@@ -54,7 +71,7 @@ impl<W: Write> Ports<W> {
     pub fn write(&self, port: u16, data: &[u8]) -> Action {
         match port {
             port::SERIAL..=SERIAL_LAST => {
-                let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut console = self.console();
                 for byte in data {
                     console.write((port - port::SERIAL) as u8, *byte);
                 }
@@ -63,6 +80,7 @@ impl<W: Write> Ports<W> {
                 // The first mark counts: a guest cannot move its own start.
                 let _ = self.workload_began.set(Instant::now());
             }
+            KEYBOARD_COMMAND if data.first() == Some(&KEYBOARD_RESET) => return Action::Reset,
             port::EXIT => {
                 // A narrower write is taken as the low bytes of the verdict.
                 let mut verdict = [0; 4];
@@ -73,6 +91,15 @@ impl<W: Write> Ports<W> {
             _ => {}
         }
         Action::Continue
+    }
+
+    /// Types `bytes` on the console; returns how many found room.
+    pub fn type_in(&self, bytes: &[u8]) -> usize {
+        self.console().enqueue(bytes)
+    }
+
+    fn console(&self) -> MutexGuard<'_, Console<W>> {
+        self.console.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When the guest first said that its workload begins.
@@ -102,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_exit_port_carries_the_whole_verdict() {
-        let ports = Ports::new(std::io::sink());
+        let ports = Ports::new(std::io::sink(), ConsoleWires::default());
         assert_eq!(
             ports.write(port::EXIT, &0x1234_5678u32.to_le_bytes()),
             Action::Exit(0x1234_5678)
@@ -113,7 +140,7 @@ mod tests {
 
     #[test]
     fn only_the_first_workload_mark_counts() {
-        let ports = Ports::new(std::io::sink());
+        let ports = Ports::new(std::io::sink(), ConsoleWires::default());
         assert_eq!(ports.write(port::MARK, &[9]), Action::Continue);
         assert_eq!(ports.workload_began(), None);
         ports.write(port::MARK, &[mark::WORKLOAD]);
@@ -126,7 +153,7 @@ mod tests {
     #[test]
     fn a_string_write_reaches_the_console_byte_by_byte() {
         let mut out = Vec::new();
-        let ports = Ports::new(&mut out);
+        let ports = Ports::new(&mut out, ConsoleWires::default());
         ports.write(port::SERIAL, b"{\"workload\":2}\nrest");
         assert_eq!(ports.result().unwrap(), br#"{"workload":2}"#.to_vec());
         ports.finish();
@@ -136,10 +163,22 @@ mod tests {
 
     #[test]
     fn unclaimed_ports_read_as_ones_and_swallow_writes() {
-        let ports = Ports::new(std::io::sink());
+        let ports = Ports::new(std::io::sink(), ConsoleWires::default());
         let mut data = [0; 4];
-        ports.read(0x71, &mut data);
+        ports.read(0x3e8, &mut data);
         assert_eq!(data, [0xff; 4]);
         assert_eq!(ports.write(0x80, &[1, 2]), Action::Continue);
+    }
+
+    #[test]
+    fn the_keyboard_controller_resets_and_the_clock_is_empty() {
+        let ports = Ports::new(std::io::sink(), ConsoleWires::default());
+        let mut status = [0xff];
+        ports.read(0x64, &mut status);
+        assert_eq!(status, [0], "ready for a command");
+        ports.read(0x71, &mut status);
+        assert_eq!(status, [0]);
+        assert_eq!(ports.write(0x64, &[0xae]), Action::Continue);
+        assert_eq!(ports.write(0x64, &[0xfe]), Action::Reset);
     }
 }

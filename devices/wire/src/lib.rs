@@ -22,6 +22,8 @@
 pub mod port {
     /// First of the eight ports of a 16550 UART: the console.
     pub const SERIAL: u16 = 0x3f8;
+    /// Its interrupt line.
+    pub const SERIAL_LINE: u32 = 4;
     /// A 32-bit write ends the microVM: the value is the guest's verdict, see [`super::exit`].
     pub const EXIT: u16 = 0xf4;
     /// A byte write marks a moment, see [`super::mark`].
@@ -70,10 +72,22 @@ pub mod layout {
     pub const PAGE_DIRECTORIES: u64 = (LOW_END - PAGE_DIRECTORY) / 0x1000;
     /// End of the low memory that the monitor uses.
     pub const LOW_END: u64 = 0x9_f000;
+    /// Where PC firmware would be, up to the first MiB: what kernels look for there.
+    pub const MP_TABLE: u64 = 0xf_0000;
+    /// End of the range that is firmware's on a PC.
+    pub const FIRMWARE_END: u64 = 0x10_0000;
     /// Where the bundled guest is linked.
     pub const GUEST_BASE: u64 = 0x20_0000;
     /// Start of the hole for devices below 4 GiB.
     pub const MMIO_START: u64 = 0xc000_0000;
+    /// First window of a virtio device; one follows another, [`VIRTIO_WINDOW`] bytes each.
+    pub const VIRTIO_START: u64 = 0xd000_0000;
+    /// Size of a virtio device's window, bytes.
+    pub const VIRTIO_WINDOW: u64 = 0x1000;
+    /// Interrupt line of the first virtio device; the next ones have those that follow.
+    pub const VIRTIO_LINE: u32 = 5;
+    /// How many virtio devices there can be: the I/O APIC has 24 lines.
+    pub const VIRTIO_DEVICES: usize = 24 - VIRTIO_LINE as usize;
     /// End of that hole; RAM that does not fit below continues here.
     pub const MMIO_END: u64 = 0x1_0000_0000;
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::BenchError;
 use crate::boot;
+use crate::devices::DeviceConfig;
 use crate::machine::{Config, Event, Machine, Payload, Setting};
 use crate::memory::plan::Plan;
 use crate::outcome::Reason;
@@ -61,6 +62,7 @@ pub(super) fn run(job: &Job<'_>, signals: &TerminationSignals) -> Result<GuestRe
             workload: job.workload.to_owned(),
             extra: String::new(),
         },
+        devices: DeviceConfig::default(),
     };
     let running = Machine::build_in(&config, Box::new(io::sink()), job.setting)?.start()?;
     let signal = loop {

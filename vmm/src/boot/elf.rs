@@ -1,4 +1,4 @@
-//! Loading a kernel: a 64-bit x86 ELF file into guest memory, checked before a byte is written.
+//! Loading a kernel: a 64-bit x86 ELF file, by itself or in a bzImage, into guest memory, checked before a byte is written.
 
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
@@ -9,7 +9,8 @@ use linux_loader::loader::KernelLoader;
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use vm_memory::ReadVolatile;
 
-use super::{Entry, Protocol};
+use super::bytes::{u16_at, u32_at, u64_at};
+use super::{Entry, Protocol, bzimage};
 use crate::memory::ram::GuestRam;
 
 /// A kernel in guest memory.
@@ -68,7 +69,7 @@ pub enum KernelError {
     /// A part of the kernel belongs where the monitor puts page tables and boot information.
     #[error(
         "kernel {} wants guest-physical addresses {start:#x} to {end:#x}, which overlap what the monitor fills ({:#x} to {:#x}); link the kernel at 1 MiB or above",
-        path.display(), layout::START_INFO, layout::LOW_END
+        path.display(), layout::START_INFO, layout::FIRMWARE_END
     )]
     LowMemory {
         /// The file.
@@ -81,6 +82,8 @@ pub enum KernelError {
 }
 
 const HEADER: usize = 64;
+/// Enough of a file to tell what it is.
+const HEADERS: u64 = 0x210;
 const PROGRAM_HEADER: usize = 56;
 const CLASS_64: u8 = 2;
 const LITTLE_ENDIAN: u8 = 1;
@@ -91,7 +94,7 @@ const PT_NOTE: u32 = 4;
 /// Notes are small; a huge one is damage, and would be read note by note.
 const MAX_NOTES: u64 = 1 << 20;
 
-/// Loads the ELF file at `path`, to be entered by PVH if it has the note, otherwise by Linux's 64-bit
+/// Loads the kernel at `path`, an ELF file or a bzImage with one inside, to be entered by PVH if it has the note, otherwise by Linux's 64-bit
 /// protocol.
 pub fn load_file(ram: &GuestRam, path: &Path) -> Result<Kernel, KernelError> {
     let unreadable = |source| KernelError::Read {
@@ -104,7 +107,18 @@ pub fn load_file(ram: &GuestRam, path: &Path) -> Result<Kernel, KernelError> {
         return Err(unreadable(io::Error::other("not a regular file")));
     }
     let mut file = File::open(path).map_err(unreadable)?;
-    load(ram, &mut file, path)
+    let mut start = Vec::new();
+    let header = file.by_ref().take(HEADERS).read_to_end(&mut start);
+    header.map_err(unreadable)?;
+    if !bzimage::is(&start) {
+        return load(ram, &mut file, path);
+    }
+    let kernel = fs::read(path).map_err(unreadable)?;
+    let kernel = bzimage::unpack(&kernel).map_err(|what| KernelError::Damaged {
+        path: path.into(),
+        what,
+    })?;
+    load(ram, &mut Cursor::new(kernel.as_slice()), path)
 }
 
 /// Loads the ELF image of the bundled guest, to be entered by its own protocol whatever notes it has.
@@ -162,7 +176,7 @@ fn check<F: Read + Seek>(ram: &GuestRam, image: &mut F, path: &Path) -> Result<u
     let mut start = Vec::new();
     image
         .by_ref()
-        .take(0x210)
+        .take(HEADERS)
         .read_to_end(&mut start)
         .map_err(unreadable)?;
     if let Some((found, remedy)) = foreign(&start) {
@@ -230,7 +244,7 @@ fn check_segment(ram: &GuestRam, header: &[u8], path: &Path) -> Result<u64, Kern
             memory: ram.size(),
         });
     }
-    if start < layout::LOW_END && end > layout::START_INFO {
+    if start < layout::FIRMWARE_END && end > layout::START_INFO {
         return Err(KernelError::LowMemory {
             path: path.into(),
             start,
@@ -243,11 +257,6 @@ fn check_segment(ram: &GuestRam, header: &[u8], path: &Path) -> Result<u64, Kern
 /// What the file is, if it is not an ELF executable for this processor, and what to do about it.
 fn foreign(start: &[u8]) -> Option<(String, &'static str)> {
     const GIVE_VMLINUX: &str = "give an uncompressed 64-bit kernel (Linux: the file vmlinux)";
-    if start.get(0x202..0x206) == Some(b"HdrS") {
-        let remedy =
-            "give the file vmlinux beside it, or unpack it with Linux's scripts/extract-vmlinux";
-        return Some(("it is a compressed Linux kernel (bzImage)".into(), remedy));
-    }
     if start.len() < HEADER {
         return Some((format!("it has only {} bytes", start.len()), GIVE_VMLINUX));
     }
@@ -273,25 +282,4 @@ fn foreign(start: &[u8]) -> Option<(String, &'static str)> {
         return None;
     };
     Some((found, GIVE_VMLINUX))
-}
-
-fn u16_at(bytes: &[u8], offset: usize) -> u16 {
-    u16::from_le_bytes(array_at(bytes, offset))
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    u32::from_le_bytes(array_at(bytes, offset))
-}
-
-fn u64_at(bytes: &[u8], offset: usize) -> u64 {
-    u64::from_le_bytes(array_at(bytes, offset))
-}
-
-/// `N` bytes at `offset`, zeroes where `bytes` ends before.
-fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
-    let mut array = [0; N];
-    if let Some(found) = bytes.get(offset..offset + N) {
-        array.copy_from_slice(found);
-    }
-    array
 }

@@ -8,9 +8,6 @@ use crate::memory::ram::GuestRam;
 pub(super) const RAM: u32 = 1;
 pub(super) const RESERVED: u32 = 2;
 
-/// Where PC firmware would be, up to the first MiB.
-const LOW_MIB: u64 = 0x10_0000;
-
 /// A range of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range {
@@ -28,10 +25,14 @@ pub(super) fn ranges(ram: &GuestRam) -> Vec<Range> {
     };
     let mut ranges = vec![
         range(0, layout::LOW_END, RAM),
-        range(layout::LOW_END, LOW_MIB, RESERVED),
+        range(layout::LOW_END, layout::FIRMWARE_END, RESERVED),
     ];
     for region in ram.regions() {
-        ranges.push(range(region.start.max(LOW_MIB), region.end(), RAM));
+        ranges.push(range(
+            region.start.max(layout::FIRMWARE_END),
+            region.end(),
+            RAM,
+        ));
     }
     ranges
 }

@@ -4,11 +4,14 @@
 //! [`elf`] loads the kernel, [`write()`] adds the rest as the kernel's [`Protocol`] wants it: [`pvh`]'s
 //! `hvm_start_info`, or [`linux`]'s `boot_params`; [`long_mode`] makes the page tables of 64-bit entries.
 pub mod bundled;
+mod bytes;
+mod bzimage;
 pub mod elf;
 mod initrd;
 mod linux;
 mod long_mode;
 mod memory_map;
+mod mp_table;
 mod pvh;
 
 use std::io;
@@ -93,12 +96,13 @@ pub enum BootError {
     Write(#[from] NotRam),
 }
 
-/// Fills the guest's low memory for `kernel`, entered by its protocol.
+/// Fills the guest's low memory for `kernel`, entered by its protocol, on `cpus` processors.
 ///
 /// `initrd` is loaded at the end of the memory below the hole for devices; the bundled guest has none.
 pub fn write(
     ram: &GuestRam,
     kernel: &elf::Kernel,
+    cpus: u8,
     command_line: &str,
     initrd: Option<&PathBuf>,
 ) -> Result<(), BootError> {
@@ -112,7 +116,7 @@ pub fn write(
     match kernel.entry.protocol {
         Protocol::Bundled => {
             pvh::write(ram, None)?;
-            long_mode::write(ram)?;
+            return Ok(long_mode::write(ram)?);
         }
         Protocol::Pvh => pvh::write(ram, initrd)?,
         Protocol::Linux64 => {
@@ -120,7 +124,7 @@ pub fn write(
             long_mode::write(ram)?;
         }
     }
-    Ok(())
+    Ok(mp_table::write(ram, cpus)?)
 }
 
 fn write_command_line(ram: &GuestRam, text: &str) -> Result<(), BootError> {

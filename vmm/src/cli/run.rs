@@ -19,6 +19,7 @@ use crate::api::server::{Server, Target};
 use crate::api::socket::ControlSocket;
 use crate::boot;
 use crate::check::{Host, HostLacks, require_kernel, require_kvm, require_userfaultfd};
+use crate::devices::DeviceConfig;
 use crate::exit_code::ExitCode;
 use crate::machine::{BuildError, Config, Machine, Payload};
 use crate::memory::plan::Plan;
@@ -203,6 +204,7 @@ fn config(args: RunArgs, plan: Option<Plan>) -> Config {
         plan,
         cpus: args.cpus.into(),
         payload,
+        devices: DeviceConfig::default(),
     }
 }
 

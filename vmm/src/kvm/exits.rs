@@ -120,6 +120,8 @@ pub enum Cause {
     Stopped,
     /// The guest wrote this verdict to the exit port.
     Exit(u32),
+    /// The guest reset the machine: it reboots, or powers off.
+    Reset,
     /// The guest failed.
     Guest(GuestFailure),
     /// The monitor or the host failed.

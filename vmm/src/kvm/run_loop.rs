@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use gmem_devices::legacy::{Action, Ports};
+use gmem_wire::layout;
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
 };
@@ -13,6 +14,7 @@ use super::exits::{Access, Cause, End, GuestFailure, VcpuError};
 use super::gate::{Gate, Request};
 use super::kick::ImmediateExit;
 use super::vcpu::Vcpu;
+use crate::devices::Devices;
 use crate::fallback;
 use crate::memory::ram::GuestRam;
 
@@ -27,6 +29,36 @@ pub struct Shared {
     pub ram: Arc<GuestRam>,
     /// Its ports, with the console's output.
     pub ports: Ports<Box<dyn Write + Send>>,
+    /// Its virtio devices.
+    pub devices: Devices,
+    /// Whether addresses of the hole for devices where there is none read as ones and swallow writes, as on
+    /// a PC. Otherwise such an access ends the guest.
+    pub open_hole: bool,
+}
+
+impl Shared {
+    /// Serves a read of device memory; false if there is nobody.
+    fn read(&self, address: u64, data: &mut [u8]) -> bool {
+        match self.devices.at(address) {
+            Some((device, offset)) => device.read(offset, data),
+            None if self.open_hole && in_hole(address) => data.fill(0xff),
+            None => return false,
+        }
+        true
+    }
+
+    /// Serves a write to device memory; false if there is nobody.
+    fn write(&self, address: u64, data: &[u8]) -> bool {
+        match self.devices.at(address) {
+            Some((device, offset)) => device.write(offset, data),
+            None => return self.open_hole && in_hole(address),
+        }
+        true
+    }
+}
+
+fn in_hole(address: u64) -> bool {
+    (layout::MMIO_START..layout::MMIO_END).contains(&address)
 }
 
 /// An exit that needs the vCPU's registers, which the exit itself still borrows.
@@ -56,7 +88,7 @@ impl Vcpu {
                 immediate.set();
             }
             let exit = match self.fd.run() {
-                Ok(exit) => match dispatch(exit, &shared.ports) {
+                Ok(exit) => match dispatch(exit, shared) {
                     Some(exit) => exit,
                     None => continue,
                 },
@@ -156,28 +188,33 @@ impl Vcpu {
     }
 }
 
-/// Serves port accesses. `None`: go on.
-fn dispatch<W: Write>(exit: VcpuExit<'_>, ports: &Ports<W>) -> Option<Exit> {
+/// Serves accesses to devices. `None`: go on.
+fn dispatch(exit: VcpuExit<'_>, shared: &Shared) -> Option<Exit> {
     let end = |cause| Some(Exit::End(cause));
     match exit {
-        VcpuExit::IoOut(port, data) => match ports.write(port, data) {
+        VcpuExit::IoOut(port, data) => match shared.ports.write(port, data) {
             Action::Continue => None,
             Action::Exit(verdict) => end(Cause::Exit(verdict)),
+            Action::Reset => end(Cause::Reset),
         },
         VcpuExit::IoIn(port, data) => {
-            ports.read(port, data);
+            shared.ports.read(port, data);
             None
         }
-        VcpuExit::MmioRead(address, data) => Some(Exit::Device {
-            access: Access::Read,
-            address,
-            len: data.len(),
-        }),
-        VcpuExit::MmioWrite(address, data) => Some(Exit::Device {
-            access: Access::Write,
-            address,
-            len: data.len(),
-        }),
+        VcpuExit::MmioRead(address, data) => {
+            (!shared.read(address, data)).then_some(Exit::Device {
+                access: Access::Read,
+                address,
+                len: data.len(),
+            })
+        }
+        VcpuExit::MmioWrite(address, data) => {
+            (!shared.write(address, data)).then_some(Exit::Device {
+                access: Access::Write,
+                address,
+                len: data.len(),
+            })
+        }
         VcpuExit::Shutdown => end(Cause::Guest(GuestFailure::TripleFault)),
         VcpuExit::InternalError => Some(Exit::Internal),
         // The interrupt controller is in the kernel, which also waits there for the end of HLT.
@@ -192,7 +229,7 @@ fn dispatch<W: Write>(exit: VcpuExit<'_>, ports: &Ports<W>) -> Option<Exit> {
     }
 }
 
-/// An access that KVM took for one to a device. There are none, and where there is memory the page is gone.
+/// An access that KVM took for one to a device. There is none, and where there is memory the page is gone.
 fn device_access(ram: &GuestRam, access: Access, address: u64, len: usize) -> Cause {
     if ram.contains(address, 1) {
         Cause::Error(VcpuError::MemoryLost {

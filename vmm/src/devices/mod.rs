@@ -1,0 +1,97 @@
+//! A microVM's virtio devices: what they are made of, and where the guest finds them.
+//!
+//! Device n has window n of [`layout::VIRTIO_START`] and line n from [`layout::VIRTIO_LINE`] on. Kernels are told by
+//! their command line ([`Devices::command_line`]).
+
+mod make;
+
+pub use make::{DeviceConfig, DeviceError, Disk, Vsock};
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gmem_devices::virtio::{Device, DeviceMemory, MmioDevice, NOTIFY_OFFSET, Stopped, WINDOW_SIZE};
+use gmem_wire::layout;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::kvm::vm::Vm;
+
+const _: () = assert!(layout::VIRTIO_WINDOW == WINDOW_SIZE);
+
+/// The virtio devices of a microVM, in the order of their windows.
+#[derive(Default)]
+pub struct Devices {
+    windows: Vec<MmioDevice>,
+}
+
+impl Devices {
+    /// Gives `devices`, each with its name, windows and interrupt lines of `vm`.
+    pub fn new(
+        vm: &Vm,
+        memory: &Arc<dyn DeviceMemory>,
+        devices: Vec<(String, Box<dyn Device>)>,
+    ) -> Result<Self, DeviceError> {
+        if devices.len() > layout::VIRTIO_DEVICES {
+            return Err(DeviceError::TooMany {
+                found: devices.len(),
+            });
+        }
+        let mut windows = Vec::with_capacity(devices.len());
+        for (number, (name, device)) in (0..).zip(devices) {
+            let line = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+            vm.connect_line(&line, layout::VIRTIO_LINE + number)?;
+            let window = MmioDevice::new(name, device, Arc::clone(memory), line)?;
+            let doorbell = address(number) + NOTIFY_OFFSET;
+            for (queue, notifier) in (0..).zip(window.notifiers()) {
+                vm.connect_doorbell(notifier, doorbell, queue)?;
+            }
+            windows.push(window);
+        }
+        Ok(Self { windows })
+    }
+
+    /// The device whose window holds guest-physical address `gpa`, and the offset in it.
+    pub fn at(&self, gpa: u64) -> Option<(&MmioDevice, u64)> {
+        let offset = gpa.checked_sub(layout::VIRTIO_START)?;
+        let window = self.windows.get((offset / WINDOW_SIZE) as usize)?;
+        Some((window, offset % WINDOW_SIZE))
+    }
+
+    /// All devices.
+    pub fn iter(&self) -> impl Iterator<Item = &MmioDevice> {
+        self.windows.iter()
+    }
+
+    /// What a Linux kernel's command line has to say so that it finds the devices.
+    pub fn command_line(&self) -> String {
+        let mut words = String::new();
+        for (number, _) in (0..).zip(&self.windows) {
+            // Writing to a string does not fail.
+            let _ = write!(
+                words,
+                " virtio_mmio.device=4K@{:#x}:{}",
+                address(number),
+                layout::VIRTIO_LINE + number
+            );
+        }
+        words
+    }
+
+    /// Holds all devices still until the result is dropped. vCPUs first: one may be waiting for a device.
+    pub fn hold(&self) -> Vec<Stopped<'_>> {
+        self.windows.iter().map(MmioDevice::hold).collect()
+    }
+
+    /// Ends the devices' workers, after the last vCPU; false if one is still busy after `limit`.
+    pub fn stop(&self, limit: Duration) -> bool {
+        self.windows
+            .iter()
+            .fold(true, |all, device| device.stop(limit) && all)
+    }
+}
+
+/// Guest-physical address of window `number`.
+fn address(number: u32) -> u64 {
+    layout::VIRTIO_START + u64::from(number) * WINDOW_SIZE
+}
