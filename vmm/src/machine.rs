@@ -15,7 +15,7 @@ use gmem_wire::port;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::boot::elf::{self, KernelError};
-use crate::boot::{self, BootError, Entry, Protocol};
+use crate::boot::{self, BootError, Entry, Platform, Protocol};
 use crate::devices::{DeviceConfig, DeviceError, Devices};
 use crate::exit_code::ExitCode;
 use crate::kvm::control::{VcpuControl, VcpuThreads};
@@ -352,8 +352,11 @@ fn write_boot_information(
     devices: &Devices,
     vcpus: &[Vcpu],
 ) -> Result<(), BuildError> {
-    // KVM's limit is far below.
-    let cpus = u8::try_from(config.cpus).unwrap_or(u8::MAX);
+    let platform = Platform {
+        // KVM's limit is far below.
+        cpus: u8::try_from(config.cpus).unwrap_or(u8::MAX),
+        virtio_devices: devices.iter().count() as u8,
+    };
     match &config.payload {
         Payload::Bundled {
             workload, extra, ..
@@ -369,7 +372,7 @@ fn write_boot_information(
             }
             text.push_str("-- ");
             text.push_str(workload);
-            boot::write(ram, kernel, cpus, &text, None)?;
+            boot::write(ram, kernel, &platform, &text, None)?;
         }
         Payload::Kernel {
             command_line,
@@ -377,7 +380,7 @@ fn write_boot_information(
             ..
         } => {
             let text = format!("{command_line}{}", devices.command_line());
-            boot::write(ram, kernel, cpus, &text, initrd.as_ref())?;
+            boot::write(ram, kernel, &platform, &text, initrd.as_ref())?;
         }
     }
     Ok(())

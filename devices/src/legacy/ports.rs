@@ -11,10 +11,8 @@ use super::{Console, ConsoleWires, ResultLine};
 const SERIAL_LAST: u16 = port::SERIAL + 7;
 /// Data of the keyboard controller (i8042).
 const KEYBOARD_DATA: u16 = 0x60;
-/// Its status when read, its commands when written.
-const KEYBOARD_COMMAND: u16 = 0x64;
-/// Its command to pull the processor's reset line.
-const KEYBOARD_RESET: u8 = 0xfe;
+/// Of the sleep control register: sleep now; the bits below it are the sleep type, from bit 2 on.
+const SLEEP_NOW: u8 = 1 << 5;
 /// System control port B: bit 5 is the timer's output, on which old calibration loops wait.
 const SYSTEM_CONTROL: u16 = 0x61;
 const TIMER_OUTPUT: u8 = 1 << 5;
@@ -60,7 +58,8 @@ impl<W: Write> Ports<W> {
                 data.fill_with(|| console.read((port - port::SERIAL) as u8));
             }
             // Nothing typed, and ready for a command.
-            KEYBOARD_DATA | KEYBOARD_COMMAND => data.fill(0),
+            KEYBOARD_DATA | port::KEYBOARD => data.fill(0),
+            port::SLEEP_CONTROL | port::SLEEP_STATUS => data.fill(0),
             SYSTEM_CONTROL => data.fill(TIMER_OUTPUT),
             port if CLOCK.contains(&port) => data.fill(0),
             _ => data.fill(0xff),
@@ -80,7 +79,10 @@ impl<W: Write> Ports<W> {
                 // The first mark counts: a guest cannot move its own start.
                 let _ = self.workload_began.set(Instant::now());
             }
-            KEYBOARD_COMMAND if data.first() == Some(&KEYBOARD_RESET) => return Action::Reset,
+            port::KEYBOARD if data.first() == Some(&port::KEYBOARD_RESET) => return Action::Reset,
+            port::SLEEP_CONTROL if data.first() == Some(&(SLEEP_NOW | port::SLEEP_OFF << 2)) => {
+                return Action::Reset;
+            }
             port::EXIT => {
                 // A narrower write is taken as the low bytes of the verdict.
                 let mut verdict = [0; 4];
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keyboard_controller_resets_and_the_clock_is_empty() {
+    fn the_guest_resets_and_powers_off_and_the_clock_is_empty() {
         let ports = Ports::new(std::io::sink(), ConsoleWires::default());
         let mut status = [0xff];
         ports.read(0x64, &mut status);
@@ -180,5 +182,7 @@ mod tests {
         assert_eq!(status, [0]);
         assert_eq!(ports.write(0x64, &[0xae]), Action::Continue);
         assert_eq!(ports.write(0x64, &[0xfe]), Action::Reset);
+        assert_eq!(ports.write(0x600, &[5 << 2]), Action::Continue);
+        assert_eq!(ports.write(0x600, &[5 << 2 | 1 << 5]), Action::Reset);
     }
 }

@@ -26,6 +26,16 @@ pub mod port {
     pub const SERIAL_LINE: u32 = 4;
     /// A 32-bit write ends the microVM: the value is the guest's verdict, see [`super::exit`].
     pub const EXIT: u16 = 0xf4;
+    /// Status when read, commands when written, of a PC's keyboard controller.
+    pub const KEYBOARD: u16 = 0x64;
+    /// Its command to pull the processor's reset line.
+    pub const KEYBOARD_RESET: u8 = 0xfe;
+    /// ACPI's sleep control register, and the status register beside it.
+    pub const SLEEP_CONTROL: u16 = 0x600;
+    /// See [`SLEEP_CONTROL`].
+    pub const SLEEP_STATUS: u16 = 0x601;
+    /// The sleep type that is "off".
+    pub const SLEEP_OFF: u8 = 5;
     /// A byte write marks a moment, see [`super::mark`].
     pub const MARK: u16 = 0xf1;
 }
@@ -72,7 +82,9 @@ pub mod layout {
     pub const PAGE_DIRECTORIES: u64 = (LOW_END - PAGE_DIRECTORY) / 0x1000;
     /// End of the low memory that the monitor uses.
     pub const LOW_END: u64 = 0x9_f000;
-    /// Where PC firmware would be, up to the first MiB: what kernels look for there.
+    /// Where PC firmware would be, up to the first MiB: the pointer to the ACPI tables, and the tables.
+    pub const RSDP: u64 = 0xe_0000;
+    /// The pointer to the MP table, and the table.
     pub const MP_TABLE: u64 = 0xf_0000;
     /// End of the range that is firmware's on a PC.
     pub const FIRMWARE_END: u64 = 0x10_0000;

@@ -127,12 +127,7 @@ pub(super) mod tests {
         );
         let mut plain = b"\x7fELF".to_vec();
         plain.extend_from_slice(&kernel);
-        for payload in [
-            gzip(&kernel),
-            xz.finish().unwrap(),
-            lz4,
-            zstd,
-        ] {
+        for payload in [gzip(&kernel), xz.finish().unwrap(), lz4, zstd] {
             let image = image_of(&payload, kernel.len());
             assert!(is(&image));
             let magic = &payload[..4];

@@ -2,7 +2,8 @@
 //! page tables.
 //!
 //! [`elf`] loads the kernel, [`write()`] adds the rest as the kernel's [`Protocol`] wants it: [`pvh`]'s
-//! `hvm_start_info`, or [`linux`]'s `boot_params`; [`long_mode`] makes the page tables of 64-bit entries.
+//! `hvm_start_info`, or [`linux`]'s `boot_params`, with [`acpi`]'s tables and the [`mp_table`] beside them; [`long_mode`] makes the page tables of 64-bit entries.
+mod acpi;
 pub mod bundled;
 mod bytes;
 mod bzimage;
@@ -44,6 +45,15 @@ pub struct Entry {
     pub address: u64,
     /// What the kernel expects to find.
     pub protocol: Protocol,
+}
+
+/// What of the machine kernels are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Platform {
+    /// How many processors.
+    pub cpus: u8,
+    /// How many virtio devices.
+    pub virtio_devices: u8,
 }
 
 /// Why the memory could not be prepared.
@@ -96,13 +106,13 @@ pub enum BootError {
     Write(#[from] NotRam),
 }
 
-/// Fills the guest's low memory for `kernel`, entered by its protocol, on `cpus` processors.
+/// Fills the guest's low memory for `kernel`, entered by its protocol, on `platform`.
 ///
 /// `initrd` is loaded at the end of the memory below the hole for devices; the bundled guest has none.
 pub fn write(
     ram: &GuestRam,
     kernel: &elf::Kernel,
-    cpus: u8,
+    platform: &Platform,
     command_line: &str,
     initrd: Option<&PathBuf>,
 ) -> Result<(), BootError> {
@@ -124,7 +134,8 @@ pub fn write(
             long_mode::write(ram)?;
         }
     }
-    Ok(mp_table::write(ram, cpus)?)
+    mp_table::write(ram, platform.cpus)?;
+    Ok(acpi::write(ram, platform)?)
 }
 
 fn write_command_line(ram: &GuestRam, text: &str) -> Result<(), BootError> {

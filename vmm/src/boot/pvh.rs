@@ -25,6 +25,7 @@ pub(super) fn write(ram: &GuestRam, initrd: Option<Initrd>) -> Result<(), NotRam
         version: 1,
         nr_modules: initrd.is_some().into(),
         modlist_paddr: if initrd.is_some() { MODULES } else { 0 },
+        rsdp_paddr: layout::RSDP,
         cmdline_paddr: layout::COMMAND_LINE,
         memmap_paddr: layout::MEMORY_MAP,
         memmap_entries: ranges.len() as u32,
