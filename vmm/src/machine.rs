@@ -5,7 +5,7 @@
 //! ended. Between build and start nobody else touches the memory: what serves its pages is put in place there.
 
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::boot::elf::{self, KernelError};
 use crate::boot::{self, BootError, Entry, Platform, Protocol};
+use crate::console_input::ConsoleInput;
 use crate::devices::{DeviceConfig, DeviceError, Devices};
 use crate::exit_code::ExitCode;
 use crate::kvm::control::{VcpuControl, VcpuThreads};
@@ -31,6 +32,7 @@ use crate::memory::plan::Plan;
 use crate::memory::ram::{GuestRam, RamError};
 use crate::memory::server::Server;
 use crate::outcome::{Outcome, Reason};
+use crate::poll::poll;
 use crate::signals::TerminationSignals;
 use gmem_devices::virtio::DeviceMemory;
 
@@ -146,6 +148,7 @@ pub struct Machine {
     cpus: Vec<usize>,
     shared: Arc<Shared>,
     memory: Arc<ManagedMemory>,
+    console_drained: Option<EventFd>,
 }
 
 impl Machine {
@@ -191,11 +194,15 @@ impl Machine {
         let devices = Devices::new(&vm, &device_memory, config.devices.make()?)?;
         write_boot_information(&ram, config, &kernel, &devices, &vcpus)?;
         enter(&vcpus, &kernel.entry)?;
-        let wires = if open {
-            wires(&vm)?
-        } else {
-            ConsoleWires::default()
-        };
+        let mut wires = ConsoleWires::default();
+        let mut console_drained = None;
+        if open {
+            let [line, drained] = [eventfd()?, eventfd()?];
+            vm.connect_line(&line, port::SERIAL_LINE)?;
+            console_drained = Some(drained.try_clone().map_err(DeviceError::Events)?);
+            wires.line = Some(line);
+            wires.drained = Some(drained);
+        }
         let cpus = match &setting.cpus {
             Some(cpus) => cpus.iter().copied().cycle().take(config.cpus).collect(),
             None => affinity::assign(config.cpus).map_err(BuildError::Threads)?,
@@ -207,6 +214,7 @@ impl Machine {
             memory,
             vm,
             vcpus,
+            console_drained,
             shared: Arc::new(Shared {
                 ram,
                 ports: Ports::new(output, wires),
@@ -240,6 +248,7 @@ impl Machine {
             shared: self.shared,
             _vm: self.vm,
             memory: self.memory,
+            console_drained: self.console_drained,
         })
     }
 }
@@ -262,6 +271,7 @@ pub struct Running {
     // The machine goes when its vCPUs are gone, and whoever serves its memory after that.
     _vm: Vm,
     memory: Arc<ManagedMemory>,
+    console_drained: Option<EventFd>,
 }
 
 impl Running {
@@ -278,6 +288,15 @@ impl Running {
     /// The guest's memory and what holds it.
     pub fn memory(&self) -> &Arc<ManagedMemory> {
         &self.memory
+    }
+
+    /// Lets the user type on the guest's console, if it takes input, until the result is dropped. Once.
+    pub fn console_input(&mut self) -> io::Result<Option<ConsoleInput>> {
+        let shared = Arc::clone(&self.shared);
+        let drained = self.console_drained.take();
+        drained
+            .map(|drained| ConsoleInput::start(shared, drained))
+            .transpose()
     }
 
     /// Waits for the end of the run or a signal, for `limit` at most.
@@ -386,15 +405,8 @@ fn write_boot_information(
     Ok(())
 }
 
-/// The console's interrupt line, where a PC has it.
-fn wires(vm: &Vm) -> Result<ConsoleWires, BuildError> {
-    let eventfd = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(DeviceError::Events);
-    let line = eventfd()?;
-    vm.connect_line(&line, port::SERIAL_LINE)?;
-    Ok(ConsoleWires {
-        line: Some(line),
-        drained: Some(eventfd()?),
-    })
+fn eventfd() -> Result<EventFd, DeviceError> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(DeviceError::Events)
 }
 
 /// Puts the vCPUs at the kernel's entry: all of them for the bundled guest, otherwise the boot vCPU, while the
@@ -411,26 +423,4 @@ fn enter(vcpus: &[Vcpu], entry: &Entry) -> Result<(), KvmError> {
         .iter()
         .take(entering)
         .try_for_each(|vcpu| vcpu.enter(entry))
-}
-
-/// Waits until one of the descriptors is readable, or `limit` is over, or a signal interrupts.
-fn poll(fds: [RawFd; 2], limit: Option<Duration>) -> io::Result<()> {
-    let mut polled = fds.map(|fd| libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    });
-    // Rounded up, so that the last wait does not become a busy loop.
-    let millis = limit.map_or(-1, |limit| {
-        i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
-    });
-    // SAFETY: the array is writable and its length is given.
-    let rc = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, millis) };
-    if rc < 0 {
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-    Ok(())
 }

@@ -19,6 +19,7 @@ use crate::api::server::{Server, Target};
 use crate::api::socket::ControlSocket;
 use crate::boot;
 use crate::check::{Host, HostLacks, require_kernel, require_kvm, require_userfaultfd};
+use crate::console_input::ConsoleInput;
 use crate::devices::DeviceConfig;
 use crate::exit_code::ExitCode;
 use crate::machine::{BuildError, Config, Machine, Payload};
@@ -174,7 +175,11 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
     let console = status.beside(File::from(stdout));
     let build_failed = |error: BuildError| Failure::new(error.exit_code(), error);
     let machine = Machine::build(&config, Box::new(console)).map_err(build_failed)?;
-    let running = machine.start().map_err(build_failed)?;
+    let mut running = machine.start().map_err(build_failed)?;
+    let input = running.console_input().map_err(host_failed)?;
+    if input.as_ref().is_some_and(ConsoleInput::is_raw) {
+        status.say("keys go to the guest; Ctrl-A x ends the run");
+    }
     let target = Target {
         memory: Arc::clone(running.memory()),
         vcpus: running.vcpus().clone(),
@@ -183,7 +188,7 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
         .map(|socket| Server::start(socket, target))
         .transpose()
         .map_err(host_failed)?;
-    watch(running, &signals, &status, server).map_err(host_failed)
+    watch(running, &signals, &status, server, input).map_err(host_failed)
 }
 
 fn config(args: RunArgs, plan: Option<Plan>) -> Config {

@@ -10,6 +10,7 @@ use gmem_core::stats::Site;
 use super::status::StatusLine;
 use super::summary;
 use crate::api::server::Server;
+use crate::console_input::ConsoleInput;
 use crate::figures::Figures;
 use crate::machine::{Event, Running};
 use crate::memory::managed::ManagedMemory;
@@ -38,6 +39,7 @@ pub(super) fn watch(
     signals: &TerminationSignals,
     status: &StatusLine,
     mut server: Option<Server>,
+    input: Option<ConsoleInput>,
 ) -> io::Result<Ended> {
     let memory = Arc::clone(running.memory());
     let began = Instant::now();
@@ -76,6 +78,8 @@ pub(super) fn watch(
         server.close();
         server.stop_asked()
     });
+    // The terminal is the user's again.
+    drop(input);
     signals.let_the_next_one_kill();
     // Before the end lets them go.
     let waiting = memory.engine().map_or(0, |engine| engine.stalls().waiting);
