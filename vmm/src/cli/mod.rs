@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod ctl;
+mod device_args;
 pub mod memory;
 mod plan;
 pub mod run;

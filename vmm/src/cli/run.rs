@@ -10,6 +10,7 @@ use std::time::Instant;
 use clap::Args;
 use gmem_wire::exit;
 
+use super::device_args::DeviceArgs;
 use super::memory::{self, MemoryArg};
 use super::plan;
 use super::status::StatusLine;
@@ -20,7 +21,6 @@ use crate::api::socket::ControlSocket;
 use crate::boot;
 use crate::check::{Host, HostLacks, require_kernel, require_kvm, require_userfaultfd};
 use crate::console_input::ConsoleInput;
-use crate::devices::DeviceConfig;
 use crate::exit_code::ExitCode;
 use crate::machine::{BuildError, Config, Machine, Payload};
 use crate::memory::plan::Plan;
@@ -34,7 +34,7 @@ const DEFAULT_WORKLOAD: &str = "verify epochs=3";
 /// The options of `gmem run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// A 64-bit ELF kernel (Linux: vmlinux); without it the bundled guest runs
+    /// A 64-bit kernel: ELF (Linux: vmlinux) or bzImage; without it the bundled guest runs
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
 
@@ -71,6 +71,9 @@ pub struct RunArgs {
     /// Where the JSON report goes at the end: a file, or - for stdout
     #[arg(long, value_name = "FILE|-")]
     report: Option<String>,
+
+    #[command(flatten)]
+    devices: DeviceArgs,
 
     /// What the bundled guest does
     #[arg(long, value_name = "NAME key=value ...", conflicts_with = "kernel")]
@@ -209,7 +212,7 @@ fn config(args: RunArgs, plan: Option<Plan>) -> Config {
         plan,
         cpus: args.cpus.into(),
         payload,
-        devices: DeviceConfig::default(),
+        devices: args.devices.config(),
     }
 }
 

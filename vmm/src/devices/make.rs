@@ -8,6 +8,15 @@ use gmem_wire::layout;
 
 use crate::kvm::KvmError;
 
+/// Limits of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rate {
+    /// Bytes a second.
+    pub bytes: Option<u64>,
+    /// Requests or packets a second.
+    pub ops: Option<u64>,
+}
+
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
@@ -15,6 +24,17 @@ pub struct Disk {
     pub path: PathBuf,
     /// The guest cannot write to it.
     pub read_only: bool,
+    /// Its limits.
+    pub rate: Rate,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// Name of the tap interface on the host.
+    pub tap: String,
+    /// Its limits, for each direction.
+    pub rate: Rate,
 }
 
 /// A socket between guest and host.
@@ -26,15 +46,33 @@ pub struct Vsock {
     pub path: PathBuf,
 }
 
+/// What the user's input goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConsoleKind {
+    /// The serial port.
+    #[default]
+    Serial,
+    /// A virtio console.
+    Virtio,
+}
+
 /// Which devices a microVM has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceConfig {
     /// Disks, in the order in which the guest numbers them.
     pub disks: Vec<Disk>,
-    /// Names of tap interfaces.
-    pub taps: Vec<String>,
+    /// Network interfaces.
+    pub nets: Vec<Net>,
     /// A socket to the host.
     pub vsock: Option<Vsock>,
+    /// A source of random numbers.
+    pub rng: bool,
+    /// A balloon.
+    pub balloon: bool,
+    /// Memory that can be plugged, bytes at most.
+    pub hotplug: Option<u64>,
+    /// What the user's input goes to.
+    pub console: ConsoleKind,
 }
 
 /// Why a microVM's devices could not be made.

@@ -5,7 +5,7 @@
 
 mod make;
 
-pub use make::{DeviceConfig, DeviceError, Disk, Vsock};
+pub use make::{ConsoleKind, DeviceConfig, DeviceError, Disk, Net, Rate, Vsock};
 
 use std::fmt::Write;
 use std::sync::Arc;

@@ -1,0 +1,229 @@
+//! `--disk`, `--net`, `--vsock` and the other options that give a microVM devices.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::size;
+use crate::devices::{ConsoleKind, DeviceConfig, Disk, Net, Rate, Vsock};
+
+/// The first context id that a guest can have: those below are the host's.
+const FIRST_CID: u32 = 3;
+
+/// Options for devices of a kernel of the user's.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Devices (with --kernel)")]
+pub struct DeviceArgs {
+    /// A disk: a raw file or block device; ro: read-only. Rates are per second
+    #[arg(long = "disk", value_name = "FILE[,ro][,bandwidth=SIZE][,ops=N]", value_parser = disk, requires = "kernel")]
+    disks: Vec<Disk>,
+
+    /// A network interface, on a tap interface of the host
+    #[arg(long = "net", value_name = "tap=NAME[,bandwidth=SIZE][,ops=N]", value_parser = net, requires = "kernel")]
+    nets: Vec<Net>,
+
+    /// A socket between guest and host; what the host connects to is the Unix socket PATH, what the guest connects
+    /// to at port P is PATH_P
+    #[arg(long, value_name = "cid=N,uds=PATH", value_parser = vsock, requires = "kernel")]
+    vsock: Option<Vsock>,
+
+    /// A source of random numbers
+    #[arg(long, requires = "kernel")]
+    rng: bool,
+
+    /// A balloon, with reporting of free pages, which go back to the pool; its target is set by `gmem ctl balloon`
+    #[arg(long, requires = "kernel")]
+    balloon: bool,
+
+    /// Memory that can be plugged while the guest runs, by `gmem ctl plug`: at most so much
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "kernel")]
+    hotplug: Option<u64>,
+
+    /// What stdin and stdout are: the serial port, or a virtio console (hvc0), which is faster
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_enum,
+        default_value = "serial",
+        requires = "kernel"
+    )]
+    console: Console,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Console {
+    Serial,
+    Virtio,
+}
+
+impl DeviceArgs {
+    /// What is to be made.
+    pub(super) fn config(self) -> DeviceConfig {
+        DeviceConfig {
+            disks: self.disks,
+            nets: self.nets,
+            vsock: self.vsock,
+            rng: self.rng,
+            balloon: self.balloon,
+            hotplug: self.hotplug,
+            console: match self.console {
+                Console::Serial => ConsoleKind::Serial,
+                Console::Virtio => ConsoleKind::Virtio,
+            },
+        }
+    }
+}
+
+/// What is wrong with one of the options.
+#[derive(Debug, thiserror::Error)]
+enum DeviceArgError {
+    /// A word that means nothing there.
+    #[error("'{found}' is not known here; expected {expected}")]
+    Unknown {
+        found: String,
+        expected: &'static str,
+    },
+    /// A word is missing.
+    #[error("{0} is missing; give {1}")]
+    Missing(&'static str, &'static str),
+    /// No number, or one that does not do.
+    #[error("{key}={found} is not {expected}")]
+    Number {
+        key: &'static str,
+        found: String,
+        expected: &'static str,
+    },
+    /// No size.
+    #[error("{0}")]
+    Size(#[from] size::SizeError),
+}
+
+const DISK: &str = "FILE[,ro][,bandwidth=SIZE][,ops=N], as in root.ext4,ro";
+const NET: &str = "tap=NAME[,bandwidth=SIZE][,ops=N], as in tap=tap0";
+const VSOCK: &str = "cid=N,uds=PATH, as in cid=3,uds=/tmp/vm.vsock";
+
+fn disk(text: &str) -> Result<Disk, DeviceArgError> {
+    let mut words = text.split(',');
+    let mut disk = Disk {
+        path: words.next().unwrap_or_default().into(),
+        read_only: false,
+        rate: Rate::default(),
+    };
+    if disk.path.as_os_str().is_empty() {
+        return Err(DeviceArgError::Missing("the file", DISK));
+    }
+    for word in words {
+        match word {
+            "ro" => disk.read_only = true,
+            word if limit(&mut disk.rate, word)? => {}
+            word => return Err(unknown(word, DISK)),
+        }
+    }
+    Ok(disk)
+}
+
+fn net(text: &str) -> Result<Net, DeviceArgError> {
+    let (mut tap, mut rate) = (None, Rate::default());
+    for word in text.split(',') {
+        match word.split_once('=') {
+            Some(("tap", name)) if !name.is_empty() => tap = Some(name.to_owned()),
+            _ if limit(&mut rate, word)? => {}
+            _ => return Err(unknown(word, NET)),
+        }
+    }
+    let tap = tap.ok_or(DeviceArgError::Missing("tap=NAME", NET))?;
+    Ok(Net { tap, rate })
+}
+
+fn vsock(text: &str) -> Result<Vsock, DeviceArgError> {
+    let (mut cid, mut path) = (None, None);
+    for word in text.split(',') {
+        match word.split_once('=') {
+            Some(("cid", number)) => cid = Some(context(number)?),
+            Some(("uds", name)) if !name.is_empty() => path = Some(PathBuf::from(name)),
+            _ => return Err(unknown(word, VSOCK)),
+        }
+    }
+    Ok(Vsock {
+        cid: cid.ok_or(DeviceArgError::Missing("cid=N", VSOCK))?,
+        path: path.ok_or(DeviceArgError::Missing("uds=PATH", VSOCK))?,
+    })
+}
+
+fn context(text: &str) -> Result<u32, DeviceArgError> {
+    // The last one means "any".
+    let valid = text
+        .parse()
+        .ok()
+        .filter(|cid| (FIRST_CID..u32::MAX).contains(cid));
+    valid.ok_or(DeviceArgError::Number {
+        key: "cid",
+        found: text.into(),
+        expected: "a number from 3 to 4294967294",
+    })
+}
+
+/// Takes `word` if it is a limit.
+fn limit(rate: &mut Rate, word: &str) -> Result<bool, DeviceArgError> {
+    match word.split_once('=') {
+        Some(("bandwidth", value)) => rate.bytes = Some(size::parse(value)?),
+        Some(("ops", value)) => {
+            let number = value.parse().ok().filter(|number| *number > 0);
+            rate.ops = Some(number.ok_or(DeviceArgError::Number {
+                key: "ops",
+                found: value.into(),
+                expected: "a number of operations a second, from 1 on",
+            })?);
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn unknown(found: &str, expected: &'static str) -> DeviceArgError {
+    DeviceArgError::Unknown {
+        found: found.into(),
+        expected,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_as_documented() {
+        let found = disk("a.img,ro,bandwidth=10M,ops=100").unwrap();
+        assert_eq!(found.path, PathBuf::from("a.img"));
+        assert!(found.read_only);
+        assert_eq!(
+            (found.rate.bytes, found.rate.ops),
+            (Some(10 << 20), Some(100))
+        );
+        assert!(!disk("a.img").unwrap().read_only);
+        assert_eq!(net("tap=tap0").unwrap().tap, "tap0");
+        assert_eq!(
+            vsock("cid=3,uds=/tmp/v").unwrap(),
+            Vsock {
+                cid: 3,
+                path: "/tmp/v".into()
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_was_expected() {
+        let says = |error: DeviceArgError, words: &[&str]| {
+            let text = error.to_string();
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        };
+        says(disk("").unwrap_err(), &["file", "FILE[,ro]"]);
+        says(disk("a,rw").unwrap_err(), &["'rw'", "FILE[,ro]"]);
+        says(disk("a,ops=0").unwrap_err(), &["ops=0", "from 1"]);
+        says(net("bandwidth=1M").unwrap_err(), &["tap=NAME"]);
+        says(net("tap0").unwrap_err(), &["'tap0'", "tap=NAME"]);
+        says(vsock("uds=/x").unwrap_err(), &["cid=N"]);
+        says(vsock("cid=2,uds=/x").unwrap_err(), &["cid=2", "from 3"]);
+        says(vsock("cid=3").unwrap_err(), &["uds=PATH"]);
+    }
+}
