@@ -9,6 +9,9 @@
 //! | `mmio` | the registers (virtio 1.2, 4.2) through which a driver reaches a device |
 //! | `worker` | the thread that serves a device |
 //! | `interrupt` | the interrupt line with its two causes |
+//! | `span` | a request's buffers, checked |
+//! | `rate` | token buckets, for devices that may be limited |
+//! | [`rng`] | the devices, a folder each: `device` and its queues, `request`, `metrics`, `state` for a snapshot |
 //!
 //! A notification takes this way: the driver writes the queue's number to the register QueueNotify; KVM turns
 //! the write into a signal of the queue's eventfd; the worker wakes, takes the device's lock and calls
@@ -23,6 +26,11 @@ mod guest;
 mod interrupt;
 mod memory;
 mod mmio;
+mod rate;
+pub mod rng;
+mod span;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use self::core::{DeviceName, Stopped};
@@ -31,3 +39,5 @@ pub use guest::{Chain, Guest};
 pub use interrupt::Interrupt;
 pub use memory::DeviceMemory;
 pub use mmio::{MmioDevice, NOTIFY_OFFSET, WINDOW_SIZE};
+pub use rate::{Limit, Limiter, Rate};
+pub use span::{Buffers, MAX_BUFFERS, Span};
