@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::Duration;
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
@@ -11,12 +14,15 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 
 use super::device::{Broken, Device};
-use super::guest::Guest;
+use super::guest::{Guest, QueueSet};
 use super::interrupt::Interrupt;
 use super::memory::DeviceMemory;
 
 /// What the transport offers beside the device's own features.
 const OFFERED: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
+
+/// How often the worker lets others go first before it takes the lock, and how long each time.
+const PATIENCE: (u32, Duration) = (20, Duration::from_micros(50));
 
 /// A device's name in messages and metrics, such as `blk0`.
 pub type DeviceName = String;
@@ -24,9 +30,12 @@ pub type DeviceName = String;
 /// What vCPUs and the worker share of a device.
 pub(super) struct Core {
     pub(super) name: DeviceName,
-    pub(super) memory: Arc<dyn DeviceMemory>,
-    pub(super) interrupt: Interrupt,
+    // Dropped before the memory: a device may have to wait for the kernel to let go of it.
     state: Mutex<State>,
+    /// Threads that wait for the lock, without the worker.
+    waiting: AtomicU32,
+    pub(super) interrupt: Interrupt,
+    pub(super) memory: Arc<dyn DeviceMemory>,
 }
 
 /// The part behind the lock.
@@ -68,36 +77,63 @@ impl Core {
                 accepted: 0,
                 broken: None,
             }),
+            waiting: AtomicU32::new(0),
         })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere ends the device's worker, not the others.
+        match self.state.try_lock() {
+            Ok(state) => return state,
+            Err(TryLockError::Poisoned(state)) => return state.into_inner(),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        state
+    }
+
+    /// The lock for the worker: a driver that keeps it busy does not keep others out.
+    pub(super) fn lock_last(&self) -> MutexGuard<'_, State> {
+        for _ in 0..PATIENCE.0 {
+            if self.waiting.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            thread::sleep(PATIENCE.1);
+        }
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Holds the device still.
+    /// Holds the device still, with nothing under way.
     pub(super) fn stop(&self) -> Stopped<'_> {
-        Stopped(self.lock())
+        let mut state = self.lock();
+        self.serve(&mut state, |device, guest| device.settle(guest));
+        Stopped(state)
     }
 
-    /// Lets the device do something with its driver, if the driver is ready; a broken driver stops it.
+    /// Lets the device do something with its driver, if the driver is ready; a broken driver stops it. The
+    /// queues in the result have more to do, see [`Guest::pop`].
     pub(super) fn serve(
         &self,
         state: &mut State,
         work: impl FnOnce(&mut dyn Device, &mut Guest<'_>) -> Result<(), Broken>,
-    ) {
+    ) -> QueueSet {
         if !state.live() {
-            return;
+            return QueueSet::default();
         }
         let memory = self.memory.view();
         let mut guest = Guest::new(memory, &mut state.queues, &self.interrupt);
-        if let Err(Broken(cause)) = work(&mut *state.device, &mut guest) {
+        let worked = work(&mut *state.device, &mut guest);
+        let cut_short = guest.cut_short();
+        if let Err(Broken(cause)) = worked {
             state.device.reset();
             state.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
             state.broken = Some(cause);
             self.interrupt.changed();
+            return QueueSet::default();
         }
+        cut_short
     }
 }
 

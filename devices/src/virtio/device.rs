@@ -50,6 +50,14 @@ pub trait Device: Send {
         Vec::new()
     }
 
+    /// Whether the device would do something if `sources()[source]` were readable. Asked after each call: while
+    /// it says no, nobody waits for that source, so that one which stays readable, such as an input for which
+    /// the driver has no buffers, does not keep the worker busy.
+    fn wants(&self, source: usize) -> bool {
+        let _ = source;
+        true
+    }
+
     /// The driver has agreed to `features` and is ready.
     fn start(&mut self, features: u64, guest: &mut Guest<'_>) -> Result<(), Broken> {
         let _ = (features, guest);
@@ -59,9 +67,16 @@ pub trait Device: Send {
     /// The driver says that there is something in queue `queue`.
     fn notified(&mut self, queue: usize, guest: &mut Guest<'_>) -> Result<(), Broken>;
 
-    /// `sources()[source]` is readable, and the driver is ready.
+    /// `sources()[source]` is readable, or was a moment ago, and the driver is ready.
     fn ready(&mut self, source: usize, guest: &mut Guest<'_>) -> Result<(), Broken> {
         let _ = (source, guest);
+        Ok(())
+    }
+
+    /// Somebody wants the device to hold still, for a snapshot: on return nothing that it has begun touches guest
+    /// memory any more, and all of it has been given back. What waits in the queues goes on waiting.
+    fn settle(&mut self, guest: &mut Guest<'_>) -> Result<(), Broken> {
+        let _ = guest;
         Ok(())
     }
 

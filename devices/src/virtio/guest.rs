@@ -9,11 +9,36 @@ use super::interrupt::Interrupt;
 /// Buffers that the driver has put into a queue, in one request.
 pub type Chain<'m> = DescriptorChain<&'m GuestMemoryMmap>;
 
+/// Requests that a device may take in one call. A driver that adds requests as fast as they are served would
+/// otherwise keep the device's lock for ever.
+const POPS_A_CALL: u32 = 1024;
+
+/// A set of a device's queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct QueueSet(u64);
+
+impl QueueSet {
+    pub(super) fn contains(self, queue: usize) -> bool {
+        self.0 & Self::bit(queue) != 0
+    }
+
+    fn insert(&mut self, queue: usize) {
+        self.0 |= Self::bit(queue);
+    }
+
+    /// Devices with more queues than bits share them: a notification too many does no harm.
+    fn bit(queue: usize) -> u64 {
+        1 << (queue % 64)
+    }
+}
+
 /// The driver's side: memory, queues and interrupt, while the device holds its lock.
 pub struct Guest<'g> {
     memory: &'g GuestMemoryMmap,
     queues: &'g mut [Queue],
     interrupt: &'g Interrupt,
+    pops_left: u32,
+    cut_short: QueueSet,
 }
 
 impl<'g> Guest<'g> {
@@ -26,7 +51,14 @@ impl<'g> Guest<'g> {
             memory,
             queues,
             interrupt,
+            pops_left: POPS_A_CALL,
+            cut_short: QueueSet::default(),
         }
+    }
+
+    /// Queues whose requests were kept back because the device has taken enough in this call.
+    pub(super) fn cut_short(&self) -> QueueSet {
+        self.cut_short
     }
 
     /// The guest's memory.
@@ -40,8 +72,12 @@ impl<'g> Guest<'g> {
     }
 
     /// Takes the next request from queue `queue`.
+    ///
+    /// A device that has taken very many in one call finds no more, and is notified of this queue again after it
+    /// has returned: others want its lock too.
     pub fn pop(&mut self, queue: usize) -> Result<Option<Chain<'g>>, Broken> {
-        let queue = &mut self.queues[queue];
+        let number = queue;
+        let queue = &mut self.queues[number];
         if !queue.ready() {
             return Ok(None);
         }
@@ -59,8 +95,15 @@ impl<'g> Guest<'g> {
         if waiting == 0 {
             return Ok(None);
         }
+        if self.pops_left == 0 {
+            self.cut_short.insert(number);
+            return Ok(None);
+        }
         match queue.pop_descriptor_chain(self.memory) {
-            Some(chain) => Ok(Some(chain)),
+            Some(chain) => {
+                self.pops_left -= 1;
+                Ok(Some(chain))
+            }
             None => Err(Broken("a queue's head is not in its table".into())),
         }
     }
@@ -89,9 +132,11 @@ impl<'g> Guest<'g> {
         Ok(self.queues[queue].disable_notification(self.memory)?)
     }
 
-    /// Asks for notifications of `queue` again. True: something came meanwhile, look again.
+    /// Asks for notifications of `queue` again, without which none may come. True: something came meanwhile, look
+    /// again.
     pub fn enable_notification(&mut self, queue: usize) -> Result<bool, Broken> {
-        Ok(self.queues[queue].enable_notification(self.memory)?)
+        let more = self.queues[queue].enable_notification(self.memory)?;
+        Ok(more && !self.cut_short.contains(queue))
     }
 
     /// Tells the driver that the configuration has changed.

@@ -9,6 +9,9 @@
 //! | `mmio` | the registers (virtio 1.2, 4.2) through which a driver reaches a device |
 //! | `worker` | the thread that serves a device |
 //! | `interrupt` | the interrupt line with its two causes |
+//! | `span` | a request's buffers, checked |
+//! | `rate` | token buckets, for devices that may be limited |
+//! | [`balloon`], [`mem`], [`rng`] | the devices, a folder each: `device` and its queues, `request`, `metrics`, `state` for a snapshot |
 //!
 //! A notification takes this way: the driver writes the queue's number to the register QueueNotify; KVM turns
 //! the write into a signal of the queue's eventfd; the worker wakes, takes the device's lock and calls
@@ -17,12 +20,19 @@
 //! The driver is not trusted. A queue that makes no sense ends in [`Broken`]: the device asks to be reset and
 //! does nothing until then; everything else goes on.
 
+pub mod balloon;
 mod core;
 mod device;
 mod guest;
 mod interrupt;
+pub mod mem;
 mod memory;
 mod mmio;
+mod rate;
+pub mod rng;
+mod span;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use self::core::{DeviceName, Stopped};
@@ -31,3 +41,5 @@ pub use guest::{Chain, Guest};
 pub use interrupt::Interrupt;
 pub use memory::DeviceMemory;
 pub use mmio::{MmioDevice, NOTIFY_OFFSET, WINDOW_SIZE};
+pub use rate::{Limit, Limiter, Rate};
+pub use span::{Buffers, MAX_BUFFERS, Span};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::core::Core;
+use super::core::{Core, State};
 
 /// Who woke the worker: queues come first, then sources, then the order to stop.
 #[derive(Clone, Copy)]
@@ -29,13 +29,60 @@ pub(super) struct Worker {
 struct Waiting {
     epoll: Epoll,
     wakers: Vec<Waker>,
+    sources: Vec<Source>,
+}
+
+/// A device's source.
+struct Source {
+    fd: RawFd,
+    /// Its event's data.
+    waker: u64,
+    waited_for: bool,
 }
 
 impl Waiting {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            epoll: Epoll::new()?,
+            wakers: Vec::new(),
+            sources: Vec::new(),
+        })
+    }
+
     fn add(&mut self, fd: RawFd, waker: Waker) -> io::Result<()> {
         let event = EpollEvent::new(EventSet::IN, self.wakers.len() as u64);
         self.wakers.push(waker);
         self.epoll.ctl(ControlOperation::Add, fd, event)
+    }
+
+    /// Adds a source, to be waited for when the device wants it. Fails if it cannot be waited for.
+    fn add_source(&mut self, fd: RawFd) -> io::Result<()> {
+        self.sources.push(Source {
+            fd,
+            waker: self.wakers.len() as u64,
+            waited_for: true,
+        });
+        self.add(fd, Waker::Source(self.sources.len() - 1))
+    }
+
+    /// Waits for those sources that the device wants.
+    fn choose_sources(&mut self, state: &State) {
+        let live = state.live();
+        for (number, source) in self.sources.iter_mut().enumerate() {
+            let wanted = live && state.device.wants(number);
+            if wanted == source.waited_for {
+                continue;
+            }
+            let event = EpollEvent::new(EventSet::IN, source.waker);
+            // Taken out rather than masked: the end of a pipe would be reported all the same.
+            let operation = match wanted {
+                true => ControlOperation::Add,
+                false => ControlOperation::Delete,
+            };
+            if self.epoll.ctl(operation, source.fd, event).is_ok() {
+                source.waited_for = wanted;
+            }
+        }
     }
 }
 
@@ -47,15 +94,12 @@ impl Worker {
         sources: &[RawFd],
     ) -> io::Result<Self> {
         let stop = EventFd::new(EFD_NONBLOCK)?;
-        let mut waiting = Waiting {
-            epoll: Epoll::new()?,
-            wakers: Vec::new(),
-        };
+        let mut waiting = Waiting::new()?;
         for (queue, notifier) in notifiers.iter().enumerate() {
             waiting.add(notifier.as_raw_fd(), Waker::Queue(queue))?;
         }
-        for (source, fd) in sources.iter().enumerate() {
-            waiting.add(*fd, Waker::Source(source))?;
+        for fd in sources {
+            waiting.add_source(*fd)?;
         }
         let ours = stop.try_clone()?;
         waiting.add(ours.as_raw_fd(), Waker::Stop)?;
@@ -64,7 +108,7 @@ impl Worker {
             .name(core.name.clone())
             .spawn(move || {
                 let _stop = ours;
-                serve(&core, &notifiers, &waiting);
+                serve(&core, &notifiers, waiting);
             })?;
         Ok(Self { thread, stop })
     }
@@ -85,7 +129,7 @@ impl Worker {
     }
 }
 
-fn serve(core: &Core, notifiers: &[EventFd], waiting: &Waiting) {
+fn serve(core: &Core, notifiers: &[EventFd], mut waiting: Waiting) {
     let mut events = vec![EpollEvent::default(); waiting.wakers.len()];
     loop {
         let count = match waiting.epoll.wait(-1, &mut events) {
@@ -95,22 +139,27 @@ fn serve(core: &Core, notifiers: &[EventFd], waiting: &Waiting) {
             Err(_) => return,
         };
         for event in &events[..count] {
-            let Some(waker) = waiting.wakers.get(event.data() as usize) else {
+            let Some(&waker) = waiting.wakers.get(event.data() as usize) else {
                 continue;
             };
-            let mut state = match waker {
+            match waker {
                 Waker::Stop => return,
-                Waker::Queue(queue) => {
-                    let _ = notifiers[*queue].read();
-                    core.lock()
-                }
-                Waker::Source(_) => core.lock(),
-            };
-            core.serve(&mut state, |device, guest| match *waker {
+                Waker::Queue(queue) => drop(notifiers[queue].read()),
+                Waker::Source(_) => {}
+            }
+            let mut state = core.lock_last();
+            let more = core.serve(&mut state, |device, guest| match waker {
                 Waker::Queue(queue) => device.notified(queue, guest),
                 Waker::Source(source) => device.ready(source, guest),
                 Waker::Stop => Ok(()),
             });
+            waiting.choose_sources(&state);
+            drop(state);
+            for (queue, notifier) in notifiers.iter().enumerate() {
+                if more.contains(queue) {
+                    let _ = notifier.write(1);
+                }
+            }
         }
     }
 }
