@@ -99,6 +99,8 @@ pub struct Stats {
     pub stalls: AtomicU64,
     /// Pages that could not leave because they were pinned by somebody.
     pub busy: AtomicU64,
+    /// Pages that held something when the guest gave them back; the flows to [`Site::Zero`] say where.
+    pub freed: AtomicU64,
     /// Latency of faults that waited for room, from learning of them.
     pub(crate) waited: Arc<Latencies>,
     /// Writes to a tier that failed; the pages stayed where they were.
@@ -132,6 +134,7 @@ impl Default for Stats {
             direct_reclaims: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
             busy: AtomicU64::new(0),
+            freed: AtomicU64::new(0),
             store_errors: AtomicU64::new(0),
         }
     }

@@ -4,7 +4,7 @@ use super::pass_on::PassedOn;
 use super::reclaim::NoRoom;
 use super::turning::Turn;
 use super::{Engine, FaultError, Outcome};
-use crate::hnode::ram::Frames;
+use crate::hnode::ram::{Empty, Frames};
 use crate::hnode::zip::fill::is_zero;
 use crate::mmu::{HostAddress, Obstacle};
 use crate::page::{BLOCK_PAGES, PAGE_SIZE, PageNo, Unit};
@@ -159,34 +159,44 @@ impl Engine {
         let Some(empty) = self.arena.take_empty_block() else {
             return Ok(false);
         };
-        let moved = self.mmu.unmap(block.start(), empty.address(), BLOCK_PAGES);
-        if let Some(obstacle) = moved.stopped {
-            if moved.pages > 0 {
-                let back = self.map_patiently(empty.address(), block.start(), moved.pages);
-                if let Some(obstacle) = back.stopped {
-                    return Err(FaultError::Mmu {
-                        verb: "put back beneath the guest",
-                        page: block.start().add(back.pages as u64),
-                        obstacle,
-                    });
-                }
-            }
+        let Some(frames) = self.unmap_block(&block, empty)? else {
             Stats::one(&self.stats.busy);
-            return match obstacle {
-                Obstacle::Busy => Ok(false),
-                _ => Err(FaultError::Mmu {
-                    verb: "taken from the guest",
-                    page: block.start().add(moved.pages as u64),
-                    obstacle,
-                }),
-            };
-        }
+            return Ok(false);
+        };
         self.staged.more(BLOCK_PAGES);
         self.stats.moved(Site::Host, Site::Staged, BLOCK_PAGES);
-        if let Some(frames) = empty.arrived(BLOCK_PAGES) {
-            block.commit(Entry::held(Place::RAM, frames.keep(), entry.flags()));
-        }
+        block.commit(Entry::held(Place::RAM, frames.keep(), entry.flags()));
         Ok(true)
+    }
+
+    /// Takes a mapped block's frame out of the guest's reach, all of it or nothing; `None` if it is busy.
+    pub(super) fn unmap_block<'a>(
+        &self,
+        block: &Block<'_>,
+        empty: Empty<'a>,
+    ) -> Result<Option<Frames<'a>>, FaultError> {
+        let moved = self.mmu.unmap(block.start(), empty.address(), BLOCK_PAGES);
+        let Some(obstacle) = moved.stopped else {
+            return Ok(empty.arrived(BLOCK_PAGES));
+        };
+        if moved.pages > 0 {
+            let back = self.map_patiently(empty.address(), block.start(), moved.pages);
+            if let Some(obstacle) = back.stopped {
+                return Err(FaultError::Mmu {
+                    verb: "put back beneath the guest",
+                    page: block.start().add(back.pages as u64),
+                    obstacle,
+                });
+            }
+        }
+        match obstacle {
+            Obstacle::Busy => Ok(None),
+            _ => Err(FaultError::Mmu {
+                verb: "taken from the guest",
+                page: block.start().add(moved.pages as u64),
+                obstacle,
+            }),
+        }
     }
 
     /// Passes a staged block on to the first tier that has room for it, whole if it can be.
@@ -283,7 +293,7 @@ impl Engine {
             };
             let Some(entry) = entry else {
                 for entry in entries {
-                    self.free(entry);
+                    self.free_in_tier(entry);
                 }
                 return None;
             };
@@ -293,7 +303,7 @@ impl Engine {
     }
 
     /// Frees the tier's frame of a page that is held in one.
-    fn free(&self, entry: Entry) {
+    fn free_in_tier(&self, entry: Entry) {
         if let State::Held(place) = entry.state() {
             self.tier(place.hnode).free(place.frame, Unit::Page);
         }

@@ -13,6 +13,7 @@
 //! | `expel` | pages out of the guest's reach into the arena: *staged* |
 //! | `pass_on` | staged pages into the first tier that has room |
 //! | `demote` | pages of a tier that fills into those below it |
+//! | `free` | pages that the guest gives back, nowhere |
 //! | `reclaim` | decides when, by watermarks |
 //!
 //! # Invariants
@@ -28,6 +29,7 @@ mod bring;
 mod demote;
 mod expel;
 mod fault;
+mod free;
 mod gate;
 mod migrate;
 mod pass_on;
@@ -38,6 +40,7 @@ mod waiting;
 
 pub use audit::Audit;
 pub use fault::{FaultError, Faults, Outcome};
+pub use free::{FreeError, Freed};
 pub use gate::Quiesced;
 pub use migrate::{Destination, MigrateError, Migrated};
 pub use snapshot::{Snapshot, TierSnapshot};

@@ -203,7 +203,8 @@ impl Engine {
         self.reclaim.awake.store(true, Ordering::SeqCst);
     }
 
-    fn is_low(&self) -> bool {
+    /// Whether free frames are short.
+    pub(super) fn is_low(&self) -> bool {
         self.arena.available() < self.watermarks().low
     }
 

@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub prefetched_pages: u64,
     /// Of those, pages that a stream of touches went past later.
     pub prefetch_used_pages: u64,
+    /// Pages that the guest gave back and that held something.
+    pub freed_pages: u64,
     /// What moved where.
     pub flows: Vec<Flow>,
     /// Faults that wait for room now.
@@ -78,6 +80,7 @@ impl Engine {
             faults: self.stats.latency(),
             prefetched_pages: self.stats.prefetched.load(Relaxed),
             prefetch_used_pages: self.stats.prefetch_used.load(Relaxed),
+            freed_pages: self.stats.freed.load(Relaxed),
             flows: self.stats.flows(),
             waiting: self.stalls().waiting,
             stalls: self.stats.stalls.load(Relaxed),

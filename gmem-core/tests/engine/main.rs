@@ -2,6 +2,7 @@
 
 mod capacity;
 mod failures;
+mod freeing;
 mod property;
 mod regressions;
 mod simulated;

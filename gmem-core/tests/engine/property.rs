@@ -4,7 +4,7 @@ use crate::simulated::{Flaky, Fuse, bench_with, hbm, zip};
 use gmem_core::engine::{Destination, Outcome};
 use gmem_core::page::{PageNo, PageRange, Unit};
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 #[derive(Clone, Debug)]
@@ -13,6 +13,9 @@ enum Step {
     Write(u64, u64),
     Scan(u64, u64),
     Migrate(u64, u64, u8),
+    Free(u64, u64),
+    Pin(u64, bool),
+    FailUnmap(i64),
     Budget(u64),
     FailStore(i64),
     FailLoad(i64),
@@ -24,7 +27,10 @@ fn steps(pages: u64) -> impl Strategy<Value = Vec<Step>> {
         4 => page.clone().prop_map(Step::Touch),
         8 => (page.clone(), 0u64..2000).prop_map(|(page, word)| Step::Write(page, word)),
         3 => (page.clone(), 1u64..700).prop_map(|(page, length)| Step::Scan(page, length)),
-        3 => (page, 1u64..700, 0u8..5).prop_map(|(page, length, to)| Step::Migrate(page, length, to)),
+        3 => (page.clone(), 1u64..700, 0u8..5).prop_map(|(page, length, to)| Step::Migrate(page, length, to)),
+        3 => (page.clone(), 1u64..1200).prop_map(|(page, length)| Step::Free(page, length)),
+        1 => (page, any::<bool>()).prop_map(|(page, pinned)| Step::Pin(page, pinned)),
+        1 => (0i64..700).prop_map(Step::FailUnmap),
         1 => (0u64..4096).prop_map(Step::Budget),
         1 => (0i64..40).prop_map(Step::FailStore),
         1 => (0i64..40).prop_map(Step::FailLoad),
@@ -45,6 +51,7 @@ fn history(unit: Unit, pages: u64, host: u64, steps: Vec<Step>) -> Result<(), Te
         vec![flaky(hbm(1024)), flaky(zip(2 << 20)), flaky(hbm(pages))];
     let bench = bench_with(pages, host, unit, tiers, true).unwrap();
     let mut model: HashMap<u64, u64> = HashMap::new();
+    let mut pins = HashSet::new();
     let mut faults = bench.engine.faults();
     let mut present = |page: u64| {
         // A touch may fail once, when a load does; the page is then where it was, and the next touch works.
@@ -84,6 +91,43 @@ fn history(unit: Unit, pages: u64, host: u64, steps: Vec<Step>) -> Result<(), Te
                 // Full, or an injected failure: both leave every page whole, which is what is checked.
                 let _ = bench.engine.migrate(range, to);
             }
+            Step::Free(from, length) => {
+                let range = PageRange::new(PageNo(from), length.min(pages - from));
+                let pinned = range.iter().filter(|page| pins.contains(&page.0)).count() as u64;
+                match bench.engine.free(range) {
+                    Ok(freed) => {
+                        prop_assert_eq!((freed.pinned, freed.busy), (pinned, 0));
+                        prop_assert!(freed.pages <= range.pages - pinned);
+                        model.retain(|page, _| {
+                            pins.contains(page) || !range.contains(PageNo(*page))
+                        });
+                    }
+                    // An injected failure: each page is as it was, or free.
+                    Err(_) => {
+                        bench.guest.unmap_fuse.never();
+                        for page in range.iter() {
+                            let found = present(page.0);
+                            prop_assert!(found.is_some());
+                            if found == Some(0) && !pins.contains(&page.0) {
+                                model.remove(&page.0);
+                            }
+                            prop_assert_eq!(found, Some(model.get(&page.0).copied().unwrap_or(0)));
+                        }
+                    }
+                }
+            }
+            Step::Pin(page, pinned) => {
+                // A pinned page holds something: a pin of one that does not means nothing.
+                prop_assert!(present(page).is_some());
+                let one = PageRange::new(PageNo(page), 1);
+                bench.engine.set_pinned(one, pinned).unwrap();
+                if pinned {
+                    pins.insert(page);
+                } else {
+                    pins.remove(&page);
+                }
+            }
+            Step::FailUnmap(after) => bench.guest.unmap_fuse.fail_after(after),
             Step::Budget(more) => {
                 prop_assert!(bench.engine.set_budget(host + more).is_ok());
             }
@@ -95,6 +139,7 @@ fn history(unit: Unit, pages: u64, host: u64, steps: Vec<Step>) -> Result<(), Te
     }
     store.never();
     load.never();
+    bench.guest.unmap_fuse.never();
     for page in 0..pages {
         prop_assert_eq!(present(page), Some(model.get(&page).copied().unwrap_or(0)));
     }

@@ -1,18 +1,21 @@
-//! Several handlers, a background thread, and a budget that changes, for seconds.
+//! Several handlers, a background thread, pages given back, and a budget that changes, for seconds.
 
-use crate::simulated::{bench, hbm, zip};
+use crate::simulated::{Bench, bench, hbm, zip};
 use gmem_core::page::{PageNo, PageRange, Unit};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Several handlers, a budget that changes, adopted blocks: everything reads as written and the books agree.
 fn storm(unit: Unit, adopt: bool, seconds: u64) {
-    let (host, memory) = (6 * 512u64, 16 * 512u64);
+    let (host, memory) = (6 * 512u64, 18 * 512u64);
+    // The last blocks are one worker's alone, who frees ranges of them; the other workers share the rest and
+    // free single pages.
+    let shared = 16 * 512u64;
     let bench = bench(
         memory,
         host,
         unit,
-        vec![hbm(3 * 512), zip(2 << 20), hbm(14 * 512)],
+        vec![hbm(3 * 512), zip(2 << 20), hbm(16 * 512)],
     );
     if adopt {
         for page in 0..1024 + 100 {
@@ -41,9 +44,9 @@ fn storm(unit: Unit, adopt: bool, seconds: u64) {
                             .wrapping_mul(6364136223846793005)
                             .wrapping_add(1442695040888963407);
                         page = if (x >> 60) < 8 {
-                            (page + 3) % (memory / 3 * 3)
+                            (page + 3) % (shared / 3 * 3)
                         } else {
-                            (x >> 20) % (memory / 3) * 3 + n
+                            (x >> 20) % (shared / 3) * 3 + n
                         };
                         let word = match (x >> 50) & 7 {
                             0 => 0,
@@ -71,11 +74,22 @@ fn storm(unit: Unit, adopt: bool, seconds: u64) {
                         }
                         slowest = slowest.max(start.elapsed());
                         model.insert(page, word);
+                        if (x >> 40) & 7 == 0 {
+                            let one = PageRange::new(PageNo(page), 1);
+                            let freed = bench.engine.free(one).unwrap();
+                            // A page of zeros may have been dropped before.
+                            assert!(freed.pages == 1 || word == 0, "{page}");
+                            assert_eq!(freed.busy, 0);
+                            model.remove(&page);
+                        }
                     }
                     slowest
                 })
             })
             .collect();
+        let bench = &bench;
+        let own = PageRange::new(PageNo(shared), memory - shared);
+        let freer = scope.spawn(move || free_ranges(bench, own, end));
         let mut x = 7u64;
         while Instant::now() < end {
             x = x.wrapping_mul(6364136223846793005).wrapping_add(1);
@@ -89,16 +103,67 @@ fn storm(unit: Unit, adopt: bool, seconds: u64) {
             .into_iter()
             .map(|worker| worker.join().unwrap())
             .collect();
+        let freed = freer.join().unwrap();
         stop.store(true, Ordering::Release);
         bench.engine.wake_background();
         background.join().unwrap().unwrap();
         eprintln!(
-            "{unit:?} adopt={adopt} slowest {slowest:?} stalls {} direct {}",
+            "{unit:?} adopt={adopt} slowest {slowest:?} freed {freed} stalls {} direct {}",
             bench.engine.snapshot().stalls,
             bench.engine.stats().direct_reclaims.load(Ordering::Relaxed)
         );
     });
     bench.audit();
+}
+
+/// Writes pages of `own` and frees ranges of it, over and over; returns how many pages were freed.
+fn free_ranges(bench: &Bench, own: PageRange, end: Instant) -> u64 {
+    let mut faults = bench.engine.faults();
+    let mut model = std::collections::HashMap::new();
+    let (mut x, mut freed) = (99u64, 0);
+    let mut random = |below: u64| {
+        x = x
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (x >> 33) % below
+    };
+    let mut touch = |page: PageNo, word: u64, expected: u64| {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = bench.guest.read(page) {
+                assert_eq!(found, expected, "{page}");
+                if bench.guest.write_if_present(page, word) {
+                    return;
+                }
+            }
+            // Waits if everything is full.
+            let _ = faults.handle(page, Instant::now()).unwrap();
+            assert!(start.elapsed() < Duration::from_secs(10), "{page} hangs");
+            std::thread::yield_now();
+        }
+    };
+    while Instant::now() < end {
+        let start = own.start.add(random(own.pages));
+        for page in (0..random(200)).map(|more| start.add(more)) {
+            if own.contains(page) {
+                let word = 8 + random(1 << 16);
+                let expected = model.insert(page, word).unwrap_or(0);
+                touch(page, word, expected);
+            }
+        }
+        // Blocks, and parts of blocks.
+        let range = match random(3) {
+            0 => PageRange::new(own.start.add(random(2) * 512), 512),
+            1 => own,
+            _ => PageRange::new(start, (own.end().0 - start.0).min(1 + random(600))),
+        };
+        let done = bench.engine.free(range).unwrap();
+        assert_eq!((done.pinned, done.busy), (0, 0));
+        freed += done.pages;
+        model.retain(|page, _| !range.contains(*page));
+    }
+    assert!(freed > 0);
+    freed
 }
 
 #[test]

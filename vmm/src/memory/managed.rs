@@ -1,6 +1,6 @@
 //! A guest's memory and what becomes of it while the guest runs.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use gmem_core::engine::{ConfigError, Engine, Snapshot};
@@ -29,6 +29,9 @@ pub struct ManagedMemory {
     /// Of the vCPUs, once they are known.
     cpus: OnceLock<Vec<usize>>,
     armed: OnceLock<Armed>,
+    /// Held, not to write, by who changes which pages of plain memory are present; to write while these are
+    /// counted.
+    arming: RwLock<()>,
     /// Somebody else's, in place of a plan.
     server: Option<Arc<dyn Server>>,
     serving: OnceLock<Box<dyn Serving>>,
@@ -62,6 +65,7 @@ impl ManagedMemory {
             plan: plan.map(Mutex::new),
             cpus: OnceLock::new(),
             armed: OnceLock::new(),
+            arming: RwLock::default(),
             server: None,
             serving: OnceLock::new(),
             failure: Arc::default(),
@@ -189,6 +193,21 @@ impl ManagedMemory {
             .sum()
     }
 
+    /// Whether somebody else serves the memory.
+    pub(super) fn is_served(&self) -> bool {
+        self.server.is_some()
+    }
+
+    /// Does `work` on memory that is plain and stays so meanwhile; `None`, undone, if it is not.
+    pub(super) fn while_plain<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let _plain = self.arming.read().unwrap_or_else(PoisonError::into_inner);
+        self.armed.get().is_none().then(work)
+    }
+
+    pub(super) fn record_failure(&self, error: impl std::fmt::Display) {
+        self.failure.record(error);
+    }
+
     fn unit(&self) -> Option<Unit> {
         let plan = self
             .plan
@@ -207,19 +226,11 @@ impl ManagedMemory {
             return Ok(());
         };
         let plan = plan.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let _arming = self.arming.write().unwrap_or_else(PoisonError::into_inner);
         let cpus = self.cpus.get().map_or(&[][..], Vec::as_slice);
         let armed = Armed::new(&self.ram, &plan, cpus, &self.failure)?;
         // Whoever came first has armed it; there is one caller at a time.
         let _ = self.armed.set(armed);
         Ok(())
-    }
-}
-
-impl gmem_devices::virtio::DeviceMemory for ManagedMemory {
-    fn view(&self) -> &vm_memory::GuestMemoryMmap {
-        self.ram.view()
-    }
-    fn free(&self, _: u64, _: u64) -> std::io::Result<()> {
-        Err(std::io::ErrorKind::Unsupported.into())
     }
 }

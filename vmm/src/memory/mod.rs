@@ -2,10 +2,11 @@
 //!
 //! [`ram`] is the guest's RAM as this process sees it. [`managed`] decides when it is armed, [`arming`]
 //! does it: from then on [`service`] reads faults from [`userfault`] and hands them to the engine of
-//! `gmem-core`, which moves frames through [`mmu`].
+//! `gmem-core`, which moves frames through [`mmu`]. [`freeing`] is the side that devices see.
 
 pub mod arming;
 pub mod failure;
+pub mod freeing;
 pub mod managed;
 mod mmu;
 pub mod pagemap;

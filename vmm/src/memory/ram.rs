@@ -204,7 +204,8 @@ impl GuestRam {
         self.space.populate(gpa as usize, len, false)
     }
 
-    /// Drops what is in `len` bytes at `gpa`: it reads as zeros. No vCPU may run.
+    /// Drops what is in `len` bytes at `gpa`: it reads as zeros. Only of plain memory; of armed memory the
+    /// engine keeps books. No vCPU may run that has not given it up.
     pub fn discard(&self, gpa: u64, len: usize) -> io::Result<()> {
         self.space.discard(gpa as usize, len)
     }

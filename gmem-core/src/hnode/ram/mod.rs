@@ -162,6 +162,23 @@ impl Arena {
         ))
     }
 
+    /// Consecutive slots without frames, `most` of this unit or fewer, for pages that are freed: to the last
+    /// one, and one in which a free frame lies if need be, because they are given back at once.
+    pub fn take_empty_to_free(&self, most: usize, unit: Unit) -> Option<Empty<'_>> {
+        if self.slots(unit).empty() == 0
+            && let Some((slot, count)) = self.slots(unit).take_full(most)
+        {
+            self.release(first_page(slot, unit), count * unit.pages(), unit);
+        }
+        let (slot, count) = self.slots(unit).take_empty(most)?;
+        Some(Empty::new(
+            self,
+            first_page(slot, unit),
+            count * unit.pages(),
+            unit,
+        ))
+    }
+
     /// Owns again what [`Frames::keep`] named. The caller holds the lock of the entry that names it, and
     /// names each slot once.
     pub fn kept(&self, frame: Frame, pages: usize, unit: Unit) -> Frames<'_> {

@@ -88,6 +88,12 @@ impl<'a> Frames<'a> {
         (Some(self), Some(rest))
     }
 
+    /// Gives them back to the kernel at once, instead of keeping them to be used again.
+    pub fn release(self) {
+        self.arena.release(self.first, self.pages, self.unit);
+        std::mem::forget(self);
+    }
+
     /// Leaves them in their slots for as long as an entry of the table names them: page `i` is named by
     /// the returned frame plus `i`. [`Arena::kept`] owns them again.
     pub fn keep(self) -> Frame {

@@ -1,0 +1,5 @@
+//! Guest memory as the threads of devices use it, on real userfaultfd: they touch it like a vCPU while its pages
+//! come and go, hand it to the kernel for I/O, and give back what the guest gave up.
+
+mod freeing;
+mod support;
