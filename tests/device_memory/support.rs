@@ -33,7 +33,7 @@ pub fn memory(size: u64, budget: u64, hbm: u64, unit: Unit) -> ManagedMemory {
         }],
         overcommit: true,
     };
-    let mut memory = ManagedMemory::new(Arc::new(GuestRam::new(size).unwrap()), Some(plan));
+    let memory = ManagedMemory::new(Arc::new(GuestRam::new(size).unwrap()), Some(plan));
     memory.prepare().unwrap();
     memory.arm_if_needed(&cpus()).unwrap();
     memory

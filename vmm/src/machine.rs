@@ -191,7 +191,7 @@ impl Machine {
             .map(|index| Vcpu::new(&vm, index, config.cpus, &supported))
             .collect::<Result<Vec<_>, _>>()?;
         let device_memory: Arc<dyn DeviceMemory> = memory.clone();
-        let devices = Devices::new(&vm, &device_memory, config.devices.make()?)?;
+        let devices = Devices::new(&vm, &device_memory, &config.devices)?;
         write_boot_information(&ram, config, &kernel, &devices, &vcpus)?;
         enter(&vcpus, &kernel.entry)?;
         let mut wires = ConsoleWires::default();
@@ -218,7 +218,7 @@ impl Machine {
             shared: Arc::new(Shared {
                 ram,
                 ports: Ports::new(output, wires),
-                devices,
+                devices: Arc::new(devices),
                 open_hole: open,
             }),
         })
@@ -297,6 +297,11 @@ impl Running {
         drained
             .map(|drained| ConsoleInput::start(shared, drained))
             .transpose()
+    }
+
+    /// Its virtio devices.
+    pub fn devices(&self) -> &Arc<Devices> {
+        &self.shared.devices
     }
 
     /// Waits for the end of the run or a signal, for `limit` at most.

@@ -26,6 +26,12 @@ pub enum Request {
         /// How much host RAM the guest may have, bytes: a multiple of 4096.
         bytes: u64,
     },
+    /// Ask the guest for a balloon: memory that it gives back. Answered by [`BalloonAnswer`] at once; the guest gives
+    /// what it can spare, when it can.
+    Balloon {
+        /// How much the guest is to do without, bytes: a multiple of 4096.
+        bytes: u64,
+    },
     /// Let no vCPU run until `resume`. Answered by [`ActivityAnswer`] when all stand still.
     Pause {},
     /// Take `pause` back. Answered by [`ActivityAnswer`].
@@ -40,7 +46,8 @@ pub enum RequestError {
     /// Not JSON, or not of this shape.
     #[error(
         "not a request: {0}; send one JSON object a line, like {{\"command\":\"status\"}}; the commands are \
-         status, budget (with bytes), pause, resume and stop"
+         status, budget (with bytes), balloon (with bytes), pause, resume and \
+         stop"
     )]
     Shape(#[from] serde_json::Error),
     /// A budget that is not whole pages.
@@ -74,6 +81,9 @@ pub struct Status {
     pub budget_bytes: Option<u64>,
     /// Accesses of the guest that wait because every tier is full.
     pub waiting: usize,
+    /// The balloon, where there is one.
+    #[serde(default)]
+    pub balloon: Option<BalloonAnswer>,
     /// As in the report. The first tier is the host; its `used_bytes` are the frames that exist.
     pub memory: Memory,
     /// As in the report.
@@ -89,6 +99,15 @@ pub struct BudgetAnswer {
     pub budget_bytes: u64,
     /// Bytes of host RAM that guest and arena have at the moment.
     pub used_bytes: u64,
+}
+
+/// How a balloon stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalloonAnswer {
+    /// What the guest was asked for, bytes.
+    pub target_bytes: u64,
+    /// What it has given, bytes.
+    pub actual_bytes: u64,
 }
 
 /// The vCPUs were paused or resumed.

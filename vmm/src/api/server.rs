@@ -9,8 +9,9 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::connection::Connection;
-use super::protocol::{self, ActivityAnswer, BudgetAnswer, Request, Status};
+use super::protocol::{self, ActivityAnswer, BalloonAnswer, BudgetAnswer, Request, Status};
 use super::socket::ControlSocket;
+use crate::devices::Devices;
 use crate::figures::Figures;
 use crate::kvm::control::{Activity, StillRunning, VcpuControl};
 use crate::memory::managed::ManagedMemory;
@@ -29,6 +30,8 @@ pub struct Target {
     pub memory: Arc<ManagedMemory>,
     /// Its vCPUs.
     pub vcpus: VcpuControl,
+    /// Its devices.
+    pub devices: Arc<Devices>,
 }
 
 /// A thread that serves a control socket. Dropping the value ends it and removes the socket's file.
@@ -142,7 +145,11 @@ impl Desk {
     }
 
     fn answer(&self, client: &Connection, line: &[u8]) -> Vec<u8> {
-        let Target { memory, vcpus } = &self.target;
+        let Target {
+            memory,
+            vcpus,
+            devices,
+        } = &self.target;
         let activity = || ActivityAnswer {
             state: vcpus.activity(),
         };
@@ -152,11 +159,15 @@ impl Desk {
         };
         match request {
             Request::Status {} => protocol::done(self.status()),
-            Request::Budget { bytes } => match memory.set_budget(bytes, vcpus) {
+            Request::Budget { bytes } => match memory.set_budget(bytes, vcpus, devices) {
                 Ok(()) => protocol::done(BudgetAnswer {
                     budget_bytes: bytes,
                     used_bytes: memory.resident_bytes(),
                 }),
+                Err(error) => protocol::failed(&error),
+            },
+            Request::Balloon { bytes } => match devices.set_balloon(bytes) {
+                Ok(()) => protocol::done(self.balloon().unwrap_or_default()),
                 Err(error) => protocol::failed(&error),
             },
             Request::Pause {} => match vcpus.pause(PAUSE_LIMIT) {
@@ -179,13 +190,22 @@ impl Desk {
         }
     }
 
+    fn balloon(&self) -> Option<BalloonAnswer> {
+        let control = self.target.devices.balloon()?;
+        Some(BalloonAnswer {
+            target_bytes: control.target_bytes(),
+            actual_bytes: control.actual_bytes(),
+        })
+    }
+
     fn status(&self) -> Status {
-        let Target { memory, vcpus } = &self.target;
+        let Target { memory, vcpus, .. } = &self.target;
         let figures = Figures::of(memory);
         Status {
             state: vcpus.activity(),
             armed: figures.snapshot.is_some(),
             budget_bytes: memory.budget(),
+            balloon: self.balloon(),
             waiting: figures.snapshot.map_or(0, |snapshot| snapshot.waiting),
             memory: figures.memory,
             faults: figures.faults,

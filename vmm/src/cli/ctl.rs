@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::{size, summary};
-use crate::api::protocol::{ActivityAnswer, BudgetAnswer, Request, Status};
+use crate::api::protocol::{ActivityAnswer, BalloonAnswer, BudgetAnswer, Request, Status};
 use crate::exit_code::ExitCode;
 use crate::kvm::control::Activity;
 
@@ -53,6 +53,12 @@ enum Command {
             value_parser = clap::value_parser!(u32).range(1..=86_400)
         )]
         wait: Option<u32>,
+    },
+    /// Ask the guest for a balloon of a size: memory that it gives back
+    Balloon {
+        /// Such as 64M
+        #[arg(value_parser = size::parse_or_zero)]
+        size: u64,
     },
     /// Let no vCPU run until `resume`
     Pause,
@@ -128,6 +134,18 @@ fn run(mut client: Client, command: Command) -> Result<String, CtlError> {
                 "budget {}, {} in use",
                 summary::size(answer.budget_bytes),
                 summary::size(used)
+            ))
+        }
+        Command::Balloon { size } => {
+            let answer = client.ask(&Request::Balloon { bytes: size })?;
+            let BalloonAnswer {
+                target_bytes,
+                actual_bytes,
+            } = serde_json::from_value(answer)?;
+            Ok(format!(
+                "balloon {} of {}",
+                summary::size(actual_bytes),
+                summary::size(target_bytes)
             ))
         }
         Command::Pause => activity(client.ask(&Request::Pause {})?),

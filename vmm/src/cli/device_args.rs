@@ -1,11 +1,12 @@
 //! `--disk`, `--net`, `--vsock` and the other options that give a microVM devices.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
 use super::size;
-use crate::devices::{ConsoleKind, DeviceConfig, Disk, Net, Rate, Vsock};
+use crate::devices::{ConsoleKind, DeviceConfig, Disk, Limit, Net, Rate, Vsock};
 
 /// The first context id that a guest can have: those below are the host's.
 const FIRST_CID: u32 = 3;
@@ -107,7 +108,7 @@ fn disk(text: &str) -> Result<Disk, DeviceArgError> {
     let mut disk = Disk {
         path: words.next().unwrap_or_default().into(),
         read_only: false,
-        rate: Rate::default(),
+        rate: None,
     };
     if disk.path.as_os_str().is_empty() {
         return Err(DeviceArgError::Missing("the file", DISK));
@@ -123,7 +124,7 @@ fn disk(text: &str) -> Result<Disk, DeviceArgError> {
 }
 
 fn net(text: &str) -> Result<Net, DeviceArgError> {
-    let (mut tap, mut rate) = (None, Rate::default());
+    let (mut tap, mut rate) = (None, None);
     for word in text.split(',') {
         match word.split_once('=') {
             Some(("tap", name)) if !name.is_empty() => tap = Some(name.to_owned()),
@@ -164,18 +165,22 @@ fn context(text: &str) -> Result<u32, DeviceArgError> {
 }
 
 /// Takes `word` if it is a limit.
-fn limit(rate: &mut Rate, word: &str) -> Result<bool, DeviceArgError> {
-    match word.split_once('=') {
-        Some(("bandwidth", value)) => rate.bytes = Some(size::parse(value)?),
-        Some(("ops", value)) => {
-            let number = value.parse().ok().filter(|number| *number > 0);
-            rate.ops = Some(number.ok_or(DeviceArgError::Number {
-                key: "ops",
-                found: value.into(),
-                expected: "a number of operations a second, from 1 on",
-            })?);
-        }
+fn limit(rate: &mut Option<Rate>, word: &str) -> Result<bool, DeviceArgError> {
+    let (key, number) = match word.split_once('=') {
+        Some(("bandwidth", value)) => ("bandwidth", size::parse(value)?),
+        Some(("ops", value)) => ("ops", value.parse().unwrap_or_default()),
         _ => return Ok(false),
+    };
+    let amount = NonZeroU64::new(number).ok_or(DeviceArgError::Number {
+        key,
+        found: word[key.len() + 1..].into(),
+        expected: "a number of operations a second, from 1 on",
+    })?;
+    let rate = rate.get_or_insert_default();
+    let limit = Some(Limit::per_second(amount));
+    match key {
+        "ops" => rate.operations = limit,
+        _ => rate.bytes = limit,
     }
     Ok(true)
 }
@@ -196,8 +201,10 @@ mod tests {
         let found = disk("a.img,ro,bandwidth=10M,ops=100").unwrap();
         assert_eq!(found.path, PathBuf::from("a.img"));
         assert!(found.read_only);
+        let of = |limit: Option<Limit>| limit.map(|limit| limit.per_second.get());
+        let rate = found.rate.unwrap();
         assert_eq!(
-            (found.rate.bytes, found.rate.ops),
+            (of(rate.bytes), of(rate.operations)),
             (Some(10 << 20), Some(100))
         );
         assert!(!disk("a.img").unwrap().read_only);

@@ -186,6 +186,7 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
     let target = Target {
         memory: Arc::clone(running.memory()),
         vcpus: running.vcpus().clone(),
+        devices: Arc::clone(running.devices()),
     };
     let server = socket
         .map(|socket| Server::start(socket, target))

@@ -53,6 +53,14 @@ pub fn parse(text: &str) -> Result<u64, SizeError> {
     Ok(bytes)
 }
 
+/// As [`parse`], or none at all.
+pub fn parse_or_zero(text: &str) -> Result<u64, SizeError> {
+    match parse(text) {
+        Err(SizeError::Zero) => Ok(0),
+        parsed => parsed,
+    }
+}
+
 /// `bytes` as it would be typed: with the largest suffix that leaves a whole number.
 pub fn display(bytes: u64) -> String {
     for (shift, suffix) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {

@@ -2,20 +2,14 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use gmem_devices::virtio::Device;
+use gmem_devices::virtio::balloon::{Balloon, BalloonControl, BalloonOptions};
+use gmem_devices::virtio::rng::Rng;
+use gmem_devices::virtio::{Device, DeviceMemory, Rate};
 use gmem_wire::layout;
 
 use crate::kvm::KvmError;
-
-/// Limits of a device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rate {
-    /// Bytes a second.
-    pub bytes: Option<u64>,
-    /// Requests or packets a second.
-    pub ops: Option<u64>,
-}
 
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +19,7 @@ pub struct Disk {
     /// The guest cannot write to it.
     pub read_only: bool,
     /// Its limits.
-    pub rate: Rate,
+    pub rate: Option<Rate>,
 }
 
 /// A network interface.
@@ -34,7 +28,7 @@ pub struct Net {
     /// Name of the tap interface on the host.
     pub tap: String,
     /// Its limits, for each direction.
-    pub rate: Rate,
+    pub rate: Option<Rate>,
 }
 
 /// A socket between guest and host.
@@ -99,9 +93,38 @@ impl DeviceError {
     }
 }
 
+/// Devices, each with its name, and handles on those that are controlled from outside.
+#[derive(Default)]
+pub(crate) struct Made {
+    pub(super) devices: Vec<(String, Box<dyn Device>)>,
+    pub(super) balloon: Option<(usize, BalloonControl)>,
+}
+
+impl Made {
+    /// Adds a device of this kind; returns its number.
+    fn add(&mut self, kind: &str, device: impl Device + 'static) -> usize {
+        let same = self
+            .devices
+            .iter()
+            .filter(|(name, _)| name.starts_with(kind));
+        let name = format!("{kind}{}", same.count());
+        self.devices.push((name, Box::new(device)));
+        self.devices.len() - 1
+    }
+}
+
 impl DeviceConfig {
-    /// Makes the devices, each with its name.
-    pub(crate) fn make(&self) -> Result<Vec<(String, Box<dyn Device>)>, DeviceError> {
-        Ok(Vec::new())
+    /// Makes the devices, over `memory`.
+    pub(crate) fn make(&self, memory: &Arc<dyn DeviceMemory>) -> Result<Made, DeviceError> {
+        let mut made = Made::default();
+        if self.rng {
+            made.add("rng", Rng::new());
+        }
+        if self.balloon {
+            let options = BalloonOptions::default();
+            let (balloon, control) = Balloon::new(Arc::clone(memory), options)?;
+            made.balloon = Some((made.add("balloon", balloon), control));
+        }
+        Ok(made)
     }
 }

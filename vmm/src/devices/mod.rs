@@ -5,13 +5,15 @@
 
 mod make;
 
-pub use make::{ConsoleKind, DeviceConfig, DeviceError, Disk, Net, Rate, Vsock};
+pub use gmem_devices::virtio::{Limit, Rate};
+pub use make::{ConsoleKind, DeviceConfig, DeviceError, Disk, Net, Vsock};
 
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gmem_devices::virtio::{Device, DeviceMemory, MmioDevice, NOTIFY_OFFSET, Stopped, WINDOW_SIZE};
+use gmem_devices::virtio::balloon::{BalloonControl, TargetError};
+use gmem_devices::virtio::{DeviceMemory, MmioDevice, NOTIFY_OFFSET, Stopped, WINDOW_SIZE};
 use gmem_wire::layout;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -23,15 +25,28 @@ const _: () = assert!(layout::VIRTIO_WINDOW == WINDOW_SIZE);
 #[derive(Default)]
 pub struct Devices {
     windows: Vec<MmioDevice>,
+    balloon: Option<(usize, BalloonControl)>,
+}
+
+/// Why a balloon cannot be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum BalloonError {
+    /// There is none.
+    #[error("this microVM has no balloon; start it with --balloon")]
+    None,
+    /// The size does not do.
+    #[error(transparent)]
+    Target(#[from] TargetError),
 }
 
 impl Devices {
-    /// Gives `devices`, each with its name, windows and interrupt lines of `vm`.
+    /// Makes the devices of `config` over `memory` and gives them windows and interrupt lines of `vm`.
     pub fn new(
         vm: &Vm,
         memory: &Arc<dyn DeviceMemory>,
-        devices: Vec<(String, Box<dyn Device>)>,
+        config: &DeviceConfig,
     ) -> Result<Self, DeviceError> {
+        let make::Made { devices, balloon } = config.make(memory)?;
         if devices.len() > layout::VIRTIO_DEVICES {
             return Err(DeviceError::TooMany {
                 found: devices.len(),
@@ -48,7 +63,7 @@ impl Devices {
             }
             windows.push(window);
         }
-        Ok(Self { windows })
+        Ok(Self { windows, balloon })
     }
 
     /// The device whose window holds guest-physical address `gpa`, and the offset in it.
@@ -61,6 +76,19 @@ impl Devices {
     /// All devices.
     pub fn iter(&self) -> impl Iterator<Item = &MmioDevice> {
         self.windows.iter()
+    }
+
+    /// Asks the guest for a balloon of `bytes`.
+    pub fn set_balloon(&self, bytes: u64) -> Result<(), BalloonError> {
+        let (device, control) = self.balloon.as_ref().ok_or(BalloonError::None)?;
+        control.set_target_bytes(bytes)?;
+        self.windows[*device].config_changed();
+        Ok(())
+    }
+
+    /// The handle on the balloon, if there is one.
+    pub fn balloon(&self) -> Option<&BalloonControl> {
+        Some(&self.balloon.as_ref()?.1)
     }
 
     /// What a Linux kernel's command line has to say so that it finds the devices.

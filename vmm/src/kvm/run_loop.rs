@@ -30,7 +30,7 @@ pub struct Shared {
     /// Its ports, with the console's output.
     pub ports: Ports<Box<dyn Write + Send>>,
     /// Its virtio devices.
-    pub devices: Devices,
+    pub devices: Arc<Devices>,
     /// Whether addresses of the hole for devices where there is none read as ones and swallow writes, as on
     /// a PC. Otherwise such an access ends the guest.
     pub open_hole: bool,

@@ -13,6 +13,7 @@ use super::plan::Plan;
 use super::ram::GuestRam;
 use super::reserve::Backing;
 use super::server::{Server, Serving};
+use crate::devices::Devices;
 use crate::kvm::control::{StillRunning, VcpuControl};
 
 /// How long vCPUs have to stand still for arming.
@@ -109,7 +110,12 @@ impl ManagedMemory {
     /// Changes the host budget, in bytes, while the guest runs; arms memory if it no longer fits.
     ///
     /// One caller at a time.
-    pub fn set_budget(&self, bytes: u64, vcpus: &VcpuControl) -> Result<(), BudgetError> {
+    pub fn set_budget(
+        &self,
+        bytes: u64,
+        vcpus: &VcpuControl,
+        devices: &Devices,
+    ) -> Result<(), BudgetError> {
         let plan = self.plan.as_ref().ok_or(BudgetError::Plain)?;
         let before = {
             let mut plan = plan.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,7 +128,11 @@ impl ManagedMemory {
             None if self.fits() => Ok(()),
             // Not a pause: whether the user has paused the guest is no business of arming.
             None => match vcpus.hold(PAUSE_LIMIT) {
-                Ok(_held) => self.arm().map_err(BudgetError::from),
+                Ok(_held) => {
+                    // vCPUs first: one may be waiting for a device.
+                    let _still = devices.hold();
+                    self.arm().map_err(BudgetError::from)
+                }
                 Err(still_running) => Err(still_running.into()),
             },
         };
