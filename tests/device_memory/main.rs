@@ -2,4 +2,6 @@
 //! come and go, hand it to the kernel for I/O, and give back what the guest gave up.
 
 mod freeing;
+mod input;
+mod stopping;
 mod support;
