@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::size;
-use crate::devices::{ConsoleKind, DeviceConfig, Disk, Limit, Net, Rate, Vsock};
+use crate::devices::{ConsoleKind, DeviceConfig, Disk, Limit, NetInterface, Rate, Vsock};
 
 /// The first context id that a guest can have: those below are the host's.
 const FIRST_CID: u32 = 3;
@@ -21,7 +21,7 @@ pub struct DeviceArgs {
 
     /// A network interface, on a tap interface of the host
     #[arg(long = "net", value_name = "tap=NAME[,bandwidth=SIZE][,ops=N]", value_parser = net, requires = "kernel")]
-    nets: Vec<Net>,
+    nets: Vec<NetInterface>,
 
     /// A socket between guest and host; what the host connects to is the Unix socket PATH, what the guest connects
     /// to at port P is PATH_P
@@ -123,7 +123,7 @@ fn disk(text: &str) -> Result<Disk, DeviceArgError> {
     Ok(disk)
 }
 
-fn net(text: &str) -> Result<Net, DeviceArgError> {
+fn net(text: &str) -> Result<NetInterface, DeviceArgError> {
     let (mut tap, mut rate) = (None, None);
     for word in text.split(',') {
         match word.split_once('=') {
@@ -133,7 +133,7 @@ fn net(text: &str) -> Result<Net, DeviceArgError> {
         }
     }
     let tap = tap.ok_or(DeviceArgError::Missing("tap=NAME", NET))?;
-    Ok(Net { tap, rate })
+    Ok(NetInterface { tap, rate })
 }
 
 fn vsock(text: &str) -> Result<Vsock, DeviceArgError> {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gmem_devices::virtio::balloon::{Balloon, BalloonControl, BalloonOptions};
+use gmem_devices::virtio::blk::{Blk, BlkOptions, OpenError};
+use gmem_devices::virtio::net::{Net, NetOptions, Tap, TapError};
 use gmem_devices::virtio::rng::Rng;
 use gmem_devices::virtio::{Device, DeviceMemory, Rate};
 use gmem_wire::layout;
@@ -24,7 +26,7 @@ pub struct Disk {
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Net {
+pub struct NetInterface {
     /// Name of the tap interface on the host.
     pub tap: String,
     /// Its limits, for each direction.
@@ -56,7 +58,7 @@ pub struct DeviceConfig {
     /// Disks, in the order in which the guest numbers them.
     pub disks: Vec<Disk>,
     /// Network interfaces.
-    pub nets: Vec<Net>,
+    pub nets: Vec<NetInterface>,
     /// A socket to the host.
     pub vsock: Option<Vsock>,
     /// A source of random numbers.
@@ -78,6 +80,12 @@ pub enum DeviceError {
         /// Asked for.
         found: usize,
     },
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] OpenError),
+    /// A tap interface.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// The host has no more descriptors.
     #[error("the devices' events cannot be made: {0}; look at `ulimit -n`")]
     Events(#[from] io::Error),
@@ -89,7 +97,7 @@ pub enum DeviceError {
 impl DeviceError {
     /// Whether the configuration is wrong, as opposed to the host.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::TooMany { .. })
+        matches!(self, Self::TooMany { .. } | Self::Disk(_))
     }
 }
 
@@ -117,6 +125,23 @@ impl DeviceConfig {
     /// Makes the devices, over `memory`.
     pub(crate) fn make(&self, memory: &Arc<dyn DeviceMemory>) -> Result<Made, DeviceError> {
         let mut made = Made::default();
+        for disk in &self.disks {
+            let options = BlkOptions {
+                path: disk.path.clone(),
+                read_only: disk.read_only,
+                rate: disk.rate,
+                serial: None,
+            };
+            made.add("blk", Blk::open(options)?);
+        }
+        for net in &self.nets {
+            let options = NetOptions {
+                mac: None,
+                receive: net.rate,
+                send: net.rate,
+            };
+            made.add("net", Net::new(Tap::open(&net.tap)?, options)?);
+        }
         if self.rng {
             made.add("rng", Rng::new());
         }

@@ -6,7 +6,7 @@
 mod make;
 
 pub use gmem_devices::virtio::{Limit, Rate};
-pub use make::{ConsoleKind, DeviceConfig, DeviceError, Disk, Net, Vsock};
+pub use make::{ConsoleKind, DeviceConfig, DeviceError, Disk, NetInterface, Vsock};
 
 use std::fmt::Write;
 use std::sync::Arc;
