@@ -40,7 +40,10 @@ const UNSAFE: &[&str] = &[
     "vmm/src/machine.rs",
     "vmm/src/report.rs",
     // Guest memory and registers, by raw pointers.
+    "vmm/src/fallback/area.rs",
     "vmm/src/fallback/fetch.rs",
+    "vmm/src/fallback/fpu.rs",
+    "vmm/src/fallback/integer.rs",
     "vmm/src/fallback/physical.rs",
     "vmm/src/fallback/state.rs",
     "vmm/src/memory/mmu.rs",

@@ -1,10 +1,11 @@
 //! What an instruction was that could not be finished, and what to do about it.
 
 use iced_x86::{Instruction, Mnemonic};
+use kvm_bindings::{kvm_regs, kvm_sregs};
 use thiserror::Error;
 
 use super::fetch::InstructionBytes;
-use super::machine::{Cause, Machine};
+use super::machine::Cause;
 
 const REMEDY: &str = "run it on a host with VMX or SVM, where the CPU executes such code itself, or \
                       build the guest without it";
@@ -102,23 +103,20 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The instruction before which `machine` stands, not yet decoded.
-    pub(super) fn new(machine: &Machine, bytes: &[u8]) -> Self {
+    /// The instruction at RIP, not yet decoded.
+    pub(super) fn new(regs: &kvm_regs, sregs: &kvm_sregs, bytes: &[u8]) -> Self {
         Self {
             mnemonic: None,
             bytes: InstructionBytes::new(bytes),
-            rip: machine.regs.rip,
-            cpl: machine.cpl(),
+            rip: regs.rip,
+            cpl: sregs.ss.dpl,
         }
     }
 
-    /// The same place, now that the instruction is known.
-    pub(super) fn with(self, instruction: &Instruction, bytes: &[u8]) -> Self {
-        Self {
-            mnemonic: Some(instruction.mnemonic()),
-            bytes: InstructionBytes::new(bytes),
-            ..self
-        }
+    /// Notes which instruction it is.
+    pub(super) fn is(&mut self, instruction: &Instruction, bytes: &[u8]) {
+        self.mnemonic = Some(instruction.mnemonic());
+        self.bytes = InstructionBytes::new(bytes);
     }
 
     /// The error for `cause`.
@@ -154,6 +152,7 @@ impl Place {
                 address,
             },
             Cause::X87Interrupt => Unsupported::X87Interrupt { mnemonic, rip },
+            Cause::Kvm(request, source) => Unsupported::Kvm { request, source },
         }
     }
 }

@@ -1,7 +1,10 @@
 //! A vCPU's registers while one instruction is done, and what can come of it.
 
+use std::cell::OnceCell;
+
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
+use super::fpu::Fpu;
 use super::physical::GuestPhysical;
 
 /// Bits of RFLAGS.
@@ -20,6 +23,8 @@ pub(super) mod flags {
     pub const TF: u64 = 1 << 8;
     /// Overflow.
     pub const OF: u64 = 1 << 11;
+    /// What arithmetic leaves.
+    pub const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
     /// Resume: no instruction breakpoint at the next one.
     pub const RF: u64 = 1 << 16;
     /// Alignment check; at CPL0 with SMAP: user pages may be accessed.
@@ -40,6 +45,10 @@ pub(super) mod control {
     pub const CR0_WP: u64 = 1 << 16;
     /// CR4: SSE is on.
     pub const CR4_OSFXSR: u64 = 1 << 9;
+    /// CR4: `rdfsbase` and its like are allowed.
+    pub const CR4_FSGSBASE: u64 = 1 << 16;
+    /// CR4: XSAVE and what goes with it are on.
+    pub const CR4_OSXSAVE: u64 = 1 << 18;
     /// CR4: five levels of page tables.
     pub const CR4_LA57: u64 = 1 << 12;
     /// CR4: the supervisor does not execute user pages.
@@ -50,21 +59,12 @@ pub(super) mod control {
     pub const CR4_PKE: u64 = 1 << 22;
     /// CR4: protection keys for supervisor pages.
     pub const CR4_PKS: u64 = 1 << 24;
+    /// EFER: `syscall` and `sysret` are on.
+    pub const EFER_SCE: u64 = 1 << 0;
     /// EFER: 64-bit mode is active.
     pub const EFER_LMA: u64 = 1 << 10;
     /// EFER: page-table entries have a no-execute bit.
     pub const EFER_NXE: u64 = 1 << 11;
-}
-
-/// What of the x87 and SSE state the instructions here touch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Fpu {
-    /// x87 status word.
-    pub status: u16,
-    /// Which x87 registers are in use, a bit each (the abridged tag word of FXSAVE).
-    pub tags: u8,
-    /// XMM0 to XMM15.
-    pub xmm: [u128; 16],
 }
 
 /// An exception that the guest gets.
@@ -146,6 +146,8 @@ pub(super) enum Cause {
     ProtectionKey(u64),
     /// It reports an x87 error, which this guest takes as an interrupt (CR0.NE is 0).
     X87Interrupt,
+    /// KVM refused this request for a part of the vCPU.
+    Kvm(&'static str, kvm_ioctls::Error),
 }
 
 /// Why an instruction stopped before its end; nothing of it has happened.
@@ -174,8 +176,22 @@ impl From<Cause> for Stop {
 pub(super) enum Flow {
     /// With the next instruction.
     Next,
+    /// Where [`Machine::regs`] says.
+    Jump,
     /// With the handler of this exception, which returns to the next instruction.
     Trap(u8),
+}
+
+/// The parts of a vCPU that take a request to KVM each, and that few instructions need.
+pub(super) trait Processor {
+    /// Its x87, SSE and other extended state.
+    fn fpu(&self) -> Result<Fpu, Stop>;
+    /// XCR0.
+    fn xcr0(&self) -> Result<u64, Stop>;
+    /// Sets XCR0; `#GP(0)` if this vCPU cannot have that value.
+    fn set_xcr0(&self, value: u64) -> Result<(), Stop>;
+    /// The values of these model-specific registers.
+    fn msrs(&self, indices: &[u32]) -> Result<Vec<u64>, Stop>;
 }
 
 /// A vCPU's registers and its memory.
@@ -184,21 +200,55 @@ pub(super) struct Machine<'a> {
     pub regs: kvm_regs,
     /// Segment and control registers.
     pub sregs: kvm_sregs,
-    /// x87 and SSE; loaded only for instructions that use them.
-    pub fpu: Fpu,
     /// Guest-physical memory.
     pub memory: &'a dyn GuestPhysical,
+    /// The rest of the vCPU.
+    pub processor: &'a dyn Processor,
+    /// Extended state; loaded only for instructions that use it.
+    fpu: OnceCell<Fpu>,
 }
 
 impl<'a> Machine<'a> {
-    /// A machine in this state, with an empty FPU.
-    pub(super) fn new(regs: kvm_regs, sregs: kvm_sregs, memory: &'a dyn GuestPhysical) -> Self {
+    /// A machine in this state.
+    pub(super) fn new(
+        regs: kvm_regs,
+        sregs: kvm_sregs,
+        memory: &'a dyn GuestPhysical,
+        processor: &'a dyn Processor,
+    ) -> Self {
         Self {
             regs,
             sregs,
-            fpu: Fpu::default(),
             memory,
+            processor,
+            fpu: OnceCell::new(),
         }
+    }
+
+    /// Extended state.
+    pub(super) fn fpu(&self) -> Result<&Fpu, Stop> {
+        if let Some(fpu) = self.fpu.get() {
+            return Ok(fpu);
+        }
+        let fpu = self.processor.fpu()?;
+        Ok(self.fpu.get_or_init(|| fpu))
+    }
+
+    /// Extended state, to be changed.
+    pub(super) fn fpu_mut(&mut self) -> Result<&mut Fpu, Stop> {
+        self.fpu()?;
+        // It was loaded by the line before.
+        self.fpu.get_mut().ok_or(Cause::Instruction.into())
+    }
+
+    /// Replaces the whole extended state.
+    pub(super) fn set_fpu(&mut self, fpu: Fpu) {
+        self.fpu = OnceCell::from(fpu);
+    }
+
+    /// The extended state to give back to the vCPU; `None` if no instruction has changed it.
+    pub(super) fn changed_fpu(&self) -> Option<&Fpu> {
+        self.fpu.get().filter(|fpu| fpu.is_changed())
     }
 
     /// Current privilege level, 0 to 3.

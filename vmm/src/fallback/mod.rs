@@ -25,17 +25,23 @@
 //! and the SSE and SSE2 moves and integer instructions of a compiler. The semantics follow
 //! the Intel SDM, volumes 2 and 3 (4.5 to 4.8 for paging), and are tested against the CPU.
 
+mod area;
+mod bits;
 mod dispatch;
 mod error;
 mod fetch;
+mod fpu;
+mod fxsave;
 mod integer;
 mod machine;
 mod operand;
 mod physical;
 mod sse;
 mod state;
+mod system;
 mod walk;
 mod x87;
+mod xsave;
 
 #[cfg(test)]
 mod testing;
@@ -46,6 +52,8 @@ pub use physical::{Access, GuestPhysical};
 
 use kvm_bindings::{KVM_CAP_EXIT_ON_EMULATION_FAILURE, kvm_enable_cap};
 use kvm_ioctls::{VcpuFd, VmFd};
+
+use machine::Stop;
 
 /// Asks KVM to report every instruction that it cannot emulate, with its bytes, at every privilege level.
 ///
@@ -79,36 +87,42 @@ pub fn enable(vm: &VmFd) -> Result<bool, kvm_ioctls::Error> {
 /// [`Unsupported`] if the instruction is none of those covered, or needs something that is not: the vCPU and
 /// guest memory are as before (except for accessed and dirty bits of page tables), and running the vCPU
 /// again fails in the same way. [`Unsupported::Kvm`] if KVM refuses its registers: the vCPU cannot go on.
-pub fn emulate(vcpu: &VcpuFd, memory: &dyn GuestPhysical, bytes: &[u8]) -> Result<(), Unsupported> {
-    let (regs, sregs) = state::load(vcpu)?;
-    let mut machine = machine::Machine::new(regs, sregs, memory);
-    let at = error::Place::new(&machine, bytes);
-
-    let instruction = match fetch::decode(&machine, bytes) {
-        Ok(instruction) => instruction,
-        Err(machine::Stop::Exception(exception)) => {
-            return state::raise(vcpu, regs, &sregs, exception);
+pub fn emulate(
+    vcpu: &mut VcpuFd,
+    memory: &dyn GuestPhysical,
+    bytes: &[u8],
+) -> Result<(), Unsupported> {
+    let before = state::Registers::load(vcpu)?;
+    let mut at = error::Place::new(&before.regs, &before.sregs, bytes);
+    match finish(vcpu, &before, memory, bytes, &mut at) {
+        Ok(after) => before.complete(vcpu, after),
+        Err(Stop::Exception(exception)) => {
+            before.raise(vcpu, exception);
+            Ok(())
         }
-        Err(machine::Stop::Cannot(cause)) => return Err(at.unsupported(cause)),
-    };
-    let at = at.with(&instruction.decoded, &instruction.bytes);
-
-    let image = if dispatch::uses_fpu(&instruction.decoded) {
-        let image = state::FpuImage::load(vcpu)?;
-        machine.fpu = image.fpu();
-        Some(image)
-    } else {
-        None
-    };
-
-    match dispatch::execute(&mut machine, &instruction.decoded) {
-        Ok(flow) => {
-            if let Some(image) = image {
-                image.store(vcpu, &machine.fpu)?;
-            }
-            state::complete(vcpu, &machine, instruction.decoded.next_ip(), flow)
-        }
-        Err(machine::Stop::Exception(exception)) => state::raise(vcpu, regs, &sregs, exception),
-        Err(machine::Stop::Cannot(cause)) => Err(at.unsupported(cause)),
+        Err(Stop::Cannot(cause)) => Err(at.unsupported(cause)),
     }
+}
+
+/// Does all of the instruction but its registers, which it returns, and notes in `at` what it is.
+fn finish(
+    vcpu: &VcpuFd,
+    before: &state::Registers,
+    memory: &dyn GuestPhysical,
+    bytes: &[u8],
+    at: &mut error::Place,
+) -> Result<state::After, Stop> {
+    let mut machine = machine::Machine::new(before.regs, before.sregs, memory, vcpu);
+    let fetched = fetch::decode(&machine, bytes)?;
+    at.is(&fetched.decoded, &fetched.bytes);
+    let flow = dispatch::execute(&mut machine, &fetched.decoded)?;
+    if let Some(fpu) = machine.changed_fpu() {
+        state::store_fpu(vcpu, fpu)?;
+    }
+    Ok(state::After {
+        regs: machine.regs,
+        sregs: machine.sregs,
+        next: fetched.decoded.next_ip(),
+        flow,
+    })
 }

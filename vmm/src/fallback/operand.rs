@@ -60,18 +60,31 @@ impl<'a> Machine<'a> {
         if !(1..=16).contains(&len) {
             return Err(Cause::Instruction.into());
         }
-        let address = instruction
-            .virtual_address(op, 0, |register, _, _| self.address_part(register))
-            .ok_or(Cause::Instruction)?;
-        let last = address.wrapping_add(len as u64 - 1);
-        let stack = instruction.memory_segment() == Register::SS;
-        if stack && !(self.is_canonical(address) && self.is_canonical(last)) {
-            return Err(Exception::stack().into());
-        }
+        let address = self.address(instruction, op, len as u64)?;
         if aligned && len == 16 && !address.is_multiple_of(16) {
             return Err(Exception::protection().into());
         }
         self.span(address, len, access)
+    }
+
+    /// Where memory operand `op` of `instruction` begins, `len` bytes.
+    ///
+    /// `#SS(0)` if it is on the stack and not canonical; others are found out by their translation.
+    pub(super) fn address(
+        &self,
+        instruction: &Instruction,
+        op: u32,
+        len: u64,
+    ) -> Result<u64, Stop> {
+        let address = instruction
+            .virtual_address(op, 0, |register, _, _| self.address_part(register))
+            .ok_or(Cause::Instruction)?;
+        let last = address.wrapping_add(len - 1);
+        let stack = instruction.memory_segment() == Register::SS;
+        if stack && !(self.is_canonical(address) && self.is_canonical(last)) {
+            return Err(Exception::stack().into());
+        }
+        Ok(address)
     }
 
     /// A register's share of an effective address; of a segment register, its base.
@@ -137,21 +150,26 @@ impl<'a> Machine<'a> {
 
     fn read_register(&self, register: Register) -> Result<u128, Stop> {
         if register.is_xmm() {
-            return Ok(self.fpu.xmm[register.number()]);
+            return Ok(self.fpu()?.xmm(register.number()));
         }
         let value = self.general(register).ok_or(Cause::Instruction)?;
-        // The instructions here have no byte registers.
+        let second_byte = matches!(
+            register,
+            Register::AH | Register::BH | Register::CH | Register::DH
+        );
         Ok(u128::from(match register.size() {
             8 => value,
             4 => value & 0xffff_ffff,
             2 => value & 0xffff,
+            1 if second_byte => value >> 8 & 0xff,
+            1 => value & 0xff,
             _ => return Err(Cause::Instruction.into()),
         }))
     }
 
     fn write_register(&mut self, register: Register, value: u128) -> Result<(), Stop> {
         if register.is_xmm() {
-            self.fpu.xmm[register.number()] = value;
+            self.fpu_mut()?.set_xmm(register.number(), value);
             return Ok(());
         }
         let size = register.size();
@@ -160,6 +178,7 @@ impl<'a> Machine<'a> {
             8 => value as u64,
             4 => value as u64 & 0xffff_ffff,
             2 => *held & !0xffff | value as u64 & 0xffff,
+            // No instruction here writes a byte register.
             _ => return Err(Cause::Instruction.into()),
         };
         Ok(())

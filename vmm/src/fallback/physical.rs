@@ -99,8 +99,8 @@ impl<'a> Span<'a> {
         // SAFETY: both pieces are valid for their lengths by the trait's contract, and `'a` keeps the
         // memory borrowed.
         unsafe {
-            copy_in(self.first, head);
-            copy_in(self.second, &mut tail[..self.second_len]);
+            load_bytes(self.first, head);
+            load_bytes(self.second, &mut tail[..self.second_len]);
         }
         u128::from_le_bytes(bytes)
     }
@@ -111,8 +111,8 @@ impl<'a> Span<'a> {
         let (head, tail) = bytes.split_at(self.first_len);
         // SAFETY: as in `read`; the span was made for `Access::Write`.
         unsafe {
-            copy_out(self.first, head);
-            copy_out(self.second, &tail[..self.second_len]);
+            store_bytes(self.first, head);
+            store_bytes(self.second, &tail[..self.second_len]);
         }
     }
 
@@ -146,7 +146,7 @@ impl<'a> Span<'a> {
 /// # Safety
 ///
 /// `from` is valid for reads of `to.len()` bytes.
-unsafe fn copy_in(from: NonNull<u8>, to: &mut [u8]) {
+pub(super) unsafe fn load_bytes(from: NonNull<u8>, to: &mut [u8]) {
     let step = word(from, to.len());
     for (i, chunk) in to.chunks_exact_mut(step).enumerate() {
         // SAFETY: the chunk lies in the range that the caller vouches for, and `word` chose a size
@@ -163,18 +163,18 @@ unsafe fn copy_in(from: NonNull<u8>, to: &mut [u8]) {
     }
 }
 
-/// Copies `from` to guest bytes, in the same words as [`copy_in`].
+/// Copies `from` to guest bytes, in the same words as [`load_bytes`].
 ///
 /// # Safety
 ///
 /// `to` is valid for writes of `from.len()` bytes.
-unsafe fn copy_out(to: NonNull<u8>, from: &[u8]) {
+pub(super) unsafe fn store_bytes(to: NonNull<u8>, from: &[u8]) {
     let step = word(to, from.len());
     for (i, chunk) in from.chunks_exact(step).enumerate() {
         let mut word = [0; 8];
         word[..step].copy_from_slice(chunk);
         let word = u64::from_le_bytes(word);
-        // SAFETY: as in `copy_in`.
+        // SAFETY: as in `load_bytes`.
         unsafe {
             let at = to.add(i * step);
             match step {

@@ -165,7 +165,7 @@ impl Vcpu {
             // KVM queued #UD before it exited.
             self.set_exception(None).map_err(registers)?;
         }
-        match fallback::emulate(&self.fd, &*shared.ram, &bytes) {
+        match fallback::emulate(&mut self.fd, &*shared.ram, &bytes) {
             Ok(()) => Ok(()),
             // User code that executes what does not exist gets what the processor would give it.
             Err(_) if self.position().is_some_and(|position| position.cpl == 3) => {

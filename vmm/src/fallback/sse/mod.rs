@@ -77,7 +77,8 @@ fn uses_mmx(instruction: &Instruction) -> bool {
     })
 }
 
-fn available(machine: &Machine) -> Result<(), Stop> {
+/// Raises what SSE instructions raise if SSE is not there.
+pub(super) fn available(machine: &Machine) -> Result<(), Stop> {
     let sregs = &machine.sregs;
     if sregs.cr0 & control::CR0_EM != 0 || sregs.cr4 & control::CR4_OSFXSR == 0 {
         return Err(Exception::invalid_opcode().into());

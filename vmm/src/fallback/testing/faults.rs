@@ -1,6 +1,7 @@
 //! What instructions raise, and that nothing of them has happened then.
 
 use super::{Ram, identity_map, long_mode};
+use crate::fallback::fpu::at;
 use crate::fallback::machine::{Cause, Exception, Flow, Machine, Stop, control};
 use crate::fallback::{dispatch, fetch};
 
@@ -37,7 +38,7 @@ fn a_store_whose_second_page_faults_writes_nothing() {
     ram.set_entry(0x4000 + 8 * 0x100, 0);
     let mut machine = long_mode(&ram);
     machine.regs.rsi = 0xf_fff8;
-    machine.fpu.xmm[0] = u128::MAX / 3;
+    machine.fpu_mut().unwrap().set_xmm(0, u128::MAX / 3);
     let expected = raises(Exception::page_fault(0x10_0000, 2));
     assert_eq!(execute(&mut machine, MOVUPS_STORE), expected);
     assert_eq!(ram.get(0xf_fff8), [0xaa; 8]);
@@ -50,13 +51,17 @@ fn operands_that_cross_pages_are_read_and_written_whole() {
     ram.set_entry(0x4000 + 8 * 0x100, 0x18_0007);
     let mut machine = long_mode(&ram);
     machine.regs.rsi = 0xf_fffb;
-    machine.fpu.xmm[0] = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100;
+    machine
+        .fpu_mut()
+        .unwrap()
+        .set_xmm(0, 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100);
     assert_eq!(execute(&mut machine, MOVUPS_STORE), Ok(Flow::Next));
     assert_eq!(ram.get(0xf_fffb), [0, 1, 2, 3, 4]);
     assert_eq!(ram.get(0x18_0000), [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
-    let stored = std::mem::take(&mut machine.fpu.xmm[0]);
+    let stored = machine.fpu().unwrap().xmm(0);
+    machine.fpu_mut().unwrap().set_xmm(0, 0);
     assert_eq!(execute(&mut machine, MOVUPS_LOAD), Ok(Flow::Next));
-    assert_eq!(machine.fpu.xmm[0], stored);
+    assert_eq!(machine.fpu().unwrap().xmm(0), stored);
 }
 
 #[test]
@@ -113,15 +118,21 @@ fn sse_obeys_em_osfxsr_and_ts() {
 fn a_pending_x87_error_is_reported_by_fwait_and_forgotten_by_fnclex() {
     let ram = ram();
     let mut machine = long_mode(&ram);
-    machine.fpu.status = 0xb8a1;
+    machine
+        .fpu_mut()
+        .unwrap()
+        .set_x87(at::STATUS, &0xb8a1_u16.to_le_bytes());
     let expected = raises(Exception::x87_error());
     assert_eq!(execute(&mut machine, FWAIT), expected);
     assert_eq!(execute(&mut machine, EMMS), expected);
     assert_eq!(execute(&mut machine, FNCLEX), Ok(Flow::Next));
-    assert_eq!(machine.fpu.status, 0x3800);
+    assert_eq!(machine.fpu().unwrap().status(), 0x3800);
     assert_eq!(execute(&mut machine, FWAIT), Ok(Flow::Next));
 
-    machine.fpu.status = 0x80;
+    machine
+        .fpu_mut()
+        .unwrap()
+        .set_x87(at::STATUS, &0x80_u16.to_le_bytes());
     machine.sregs.cr0 &= !control::CR0_NE;
     let expected = Err(Cause::X87Interrupt.into());
     assert_eq!(execute(&mut machine, FWAIT), expected);
@@ -131,9 +142,9 @@ fn a_pending_x87_error_is_reported_by_fwait_and_forgotten_by_fnclex() {
 fn emms_empties_the_x87_registers() {
     let ram = ram();
     let mut machine = long_mode(&ram);
-    machine.fpu.tags = 0xff;
+    machine.fpu_mut().unwrap().set_x87(at::TAGS, &[0xff]);
     assert_eq!(execute(&mut machine, EMMS), Ok(Flow::Next));
-    assert_eq!(machine.fpu.tags, 0);
+    assert_eq!(machine.fpu().unwrap().tags(), 0);
 }
 
 #[test]
@@ -170,10 +181,10 @@ fn bytes_that_are_missing_are_fetched_across_a_page_boundary() {
     ram.put(0x18_0000, &PXOR[2..]);
     let mut machine = long_mode(&ram);
     machine.regs.rip = 0xf_fffe;
-    machine.fpu.xmm[0] = 5;
-    machine.fpu.xmm[1] = 3;
+    machine.fpu_mut().unwrap().set_xmm(0, 5);
+    machine.fpu_mut().unwrap().set_xmm(1, 3);
     assert_eq!(execute(&mut machine, &PXOR[..2]), Ok(Flow::Next));
-    assert_eq!(machine.fpu.xmm[0], 6);
+    assert_eq!(machine.fpu().unwrap().xmm(0), 6);
 
     ram.set_entry(0x4000 + 8 * 0x100, 0);
     let expected = raises(Exception::page_fault(0x10_0000, 0x10));

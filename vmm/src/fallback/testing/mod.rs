@@ -2,6 +2,7 @@
 
 mod cpu;
 mod faults;
+mod fpu;
 mod paging;
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -9,7 +10,8 @@ use std::ptr::NonNull;
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
-use crate::fallback::machine::{Machine, control};
+use crate::fallback::fpu::Fpu;
+use crate::fallback::machine::{Exception, Machine, Processor, Stop, control};
 use crate::fallback::physical::{Access, GuestPhysical};
 use crate::fallback::walk::entry;
 
@@ -75,6 +77,30 @@ unsafe impl GuestPhysical for Ram {
     }
 }
 
+/// A vCPU whose extended state is the initial one, with x87, SSE and AVX, and whose other registers are 0.
+struct Plain;
+
+impl Processor for Plain {
+    fn fpu(&self) -> Result<Fpu, Stop> {
+        Ok(Fpu::initial())
+    }
+
+    fn xcr0(&self) -> Result<u64, Stop> {
+        Ok(7)
+    }
+
+    fn set_xcr0(&self, value: u64) -> Result<(), Stop> {
+        match value {
+            1 | 3 | 7 => Ok(()),
+            _ => Err(Exception::protection().into()),
+        }
+    }
+
+    fn msrs(&self, indices: &[u32]) -> Result<Vec<u64>, Stop> {
+        Ok(vec![0; indices.len()])
+    }
+}
+
 /// Where [`long_mode`] wants the top-level page table.
 pub(super) const PML4: u64 = 0x1000;
 
@@ -107,5 +133,5 @@ pub(super) fn long_mode(ram: &Ram) -> Machine<'_> {
         rflags: 2,
         ..Default::default()
     };
-    Machine::new(regs, sregs, ram)
+    Machine::new(regs, sregs, ram, &Plain)
 }
