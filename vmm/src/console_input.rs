@@ -2,11 +2,12 @@
 //!
 //! On a terminal every key goes to the guest, Ctrl-C too: Ctrl-A then x ends the run, Ctrl-A twice types one.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::process;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::terminal::Terminal;
@@ -18,6 +19,8 @@ use crate::poll::poll;
 const PREFIX: u8 = 1;
 /// After [`PREFIX`]: end the run.
 const QUIT: u8 = b'x';
+/// Between attempts to write to a virtio console that is full.
+const BREATH: Duration = Duration::from_millis(20);
 /// How much is read at once: what the console's UART holds.
 const PIECE: usize = 64;
 
@@ -118,12 +121,24 @@ impl Typist {
     /// Types all of `bytes`, as fast as the guest reads; false if the monitor ends before.
     fn type_in(&self, mut bytes: &[u8]) -> bool {
         loop {
-            let taken = self.shared.ports.type_in(bytes);
+            let virtio = self.shared.devices.typist();
+            let taken = match virtio {
+                // A pipe that is full takes nothing.
+                Some(mut pipe) => pipe.write(bytes).unwrap_or(0),
+                None => self.shared.ports.type_in(bytes),
+            };
             bytes = &bytes[taken..];
             if bytes.is_empty() {
                 return true;
             }
-            if !self.wait_for(self.drained.as_raw_fd()) {
+            let room = match virtio {
+                Some(_) => !matches!(
+                    poll([self.stop.as_raw_fd(); 2], Some(BREATH)),
+                    Ok([true, _])
+                ),
+                None => self.wait_for(self.drained.as_raw_fd()),
+            };
+            if !room {
                 return false;
             }
             let _ = self.drained.read();

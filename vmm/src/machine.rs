@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gmem_devices::legacy::{ConsoleWires, Ports};
@@ -163,6 +163,7 @@ impl Machine {
         output: Box<dyn Write + Send>,
         setting: &Setting,
     ) -> Result<Self, BuildError> {
+        let output = Output(Arc::new(Mutex::new(output)));
         let ram = Arc::new(GuestRam::new(config.memory)?);
         let memory = match &setting.server {
             Some(server) => ManagedMemory::served_by(Arc::clone(&ram), Arc::clone(server)),
@@ -191,7 +192,12 @@ impl Machine {
             .map(|index| Vcpu::new(&vm, index, config.cpus, &supported))
             .collect::<Result<Vec<_>, _>>()?;
         let device_memory: Arc<dyn DeviceMemory> = memory.clone();
-        let devices = Devices::new(&vm, &device_memory, &config.devices)?;
+        let devices = Devices::new(
+            &vm,
+            &device_memory,
+            &config.devices,
+            Box::new(output.clone()),
+        )?;
         write_boot_information(&ram, config, &kernel, &devices, &vcpus)?;
         enter(&vcpus, &kernel.entry)?;
         let mut wires = ConsoleWires::default();
@@ -217,7 +223,7 @@ impl Machine {
             console_drained,
             shared: Arc::new(Shared {
                 ram,
-                ports: Ports::new(output, wires),
+                ports: Ports::new(Box::new(output), wires),
                 devices: Arc::new(devices),
                 open_hole: open,
             }),
@@ -362,6 +368,26 @@ impl Running {
         };
         signals.let_the_next_one_kill();
         Ok(self.finish(signal))
+    }
+}
+
+/// The user's output, which consoles share.
+#[derive(Clone)]
+struct Output(Arc<Mutex<Box<dyn Write + Send>>>);
+
+impl Output {
+    fn lock(&self) -> MutexGuard<'_, Box<dyn Write + Send>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.lock().flush()
     }
 }
 

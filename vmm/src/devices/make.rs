@@ -1,11 +1,13 @@
 //! From what the user asks for to devices.
 
-use std::io;
+use std::io::{self, PipeWriter, Write};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use gmem_devices::virtio::balloon::{Balloon, BalloonControl, BalloonOptions};
 use gmem_devices::virtio::blk::{Blk, BlkOptions, OpenError};
+use gmem_devices::virtio::console::Console;
 use gmem_devices::virtio::net::{Net, NetOptions, Tap, TapError};
 use gmem_devices::virtio::rng::Rng;
 use gmem_devices::virtio::{Device, DeviceMemory, Rate};
@@ -101,11 +103,20 @@ impl DeviceError {
     }
 }
 
+fn set_nonblocking(pipe: &PipeWriter) -> io::Result<()> {
+    // SAFETY: sets a flag of a descriptor that is open.
+    match unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Devices, each with its name, and handles on those that are controlled from outside.
 #[derive(Default)]
 pub(crate) struct Made {
     pub(super) devices: Vec<(String, Box<dyn Device>)>,
     pub(super) balloon: Option<(usize, BalloonControl)>,
+    pub(super) typist: Option<PipeWriter>,
 }
 
 impl Made {
@@ -122,9 +133,19 @@ impl Made {
 }
 
 impl DeviceConfig {
-    /// Makes the devices, over `memory`.
-    pub(crate) fn make(&self, memory: &Arc<dyn DeviceMemory>) -> Result<Made, DeviceError> {
+    /// Makes the devices, over `memory`; a virtio console writes to `output`.
+    pub(crate) fn make(
+        &self,
+        memory: &Arc<dyn DeviceMemory>,
+        output: Box<dyn Write + Send>,
+    ) -> Result<Made, DeviceError> {
         let mut made = Made::default();
+        if self.console == ConsoleKind::Virtio {
+            let (keys, typist) = io::pipe()?;
+            set_nonblocking(&typist)?;
+            made.add("console", Console::new(output, Some(keys.into()))?);
+            made.typist = Some(typist);
+        }
         for disk in &self.disks {
             let options = BlkOptions {
                 path: disk.path.clone(),

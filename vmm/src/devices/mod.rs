@@ -8,7 +8,8 @@ mod make;
 pub use gmem_devices::virtio::{Limit, Rate};
 pub use make::{ConsoleKind, DeviceConfig, DeviceError, Disk, NetInterface, Vsock};
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{PipeWriter, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ const _: () = assert!(layout::VIRTIO_WINDOW == WINDOW_SIZE);
 pub struct Devices {
     windows: Vec<MmioDevice>,
     balloon: Option<(usize, BalloonControl)>,
+    typist: Option<PipeWriter>,
 }
 
 /// Why a balloon cannot be changed.
@@ -40,13 +42,18 @@ pub enum BalloonError {
 }
 
 impl Devices {
-    /// Makes the devices of `config` over `memory` and gives them windows and interrupt lines of `vm`.
+    /// Makes the devices of `config` over `memory`, a virtio console with this `output`, and gives them windows and interrupt lines of `vm`.
     pub fn new(
         vm: &Vm,
         memory: &Arc<dyn DeviceMemory>,
         config: &DeviceConfig,
+        output: Box<dyn Write + Send>,
     ) -> Result<Self, DeviceError> {
-        let make::Made { devices, balloon } = config.make(memory)?;
+        let make::Made {
+            devices,
+            balloon,
+            typist,
+        } = config.make(memory, output)?;
         if devices.len() > layout::VIRTIO_DEVICES {
             return Err(DeviceError::TooMany {
                 found: devices.len(),
@@ -63,7 +70,11 @@ impl Devices {
             }
             windows.push(window);
         }
-        Ok(Self { windows, balloon })
+        Ok(Self {
+            windows,
+            balloon,
+            typist,
+        })
     }
 
     /// The device whose window holds guest-physical address `gpa`, and the offset in it.
@@ -71,6 +82,11 @@ impl Devices {
         let offset = gpa.checked_sub(layout::VIRTIO_START)?;
         let window = self.windows.get((offset / WINDOW_SIZE) as usize)?;
         Some((window, offset % WINDOW_SIZE))
+    }
+
+    /// Where the input of the virtio console goes, if there is one.
+    pub fn typist(&self) -> Option<&PipeWriter> {
+        self.typist.as_ref()
     }
 
     /// All devices.
