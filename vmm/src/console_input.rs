@@ -123,8 +123,8 @@ impl Typist {
         loop {
             let virtio = self.shared.devices.typist();
             let taken = match virtio {
-                // A pipe that is full takes nothing.
-                Some(mut pipe) => pipe.write(bytes).unwrap_or(0),
+                // One that is full takes nothing.
+                Some(mut stream) => stream.write(bytes).unwrap_or(0),
                 None => self.shared.ports.type_in(bytes),
             };
             bytes = &bytes[taken..];

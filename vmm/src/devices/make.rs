@@ -1,7 +1,7 @@
 //! From what the user asks for to devices.
 
-use std::io::{self, PipeWriter, Write};
-use std::os::fd::AsRawFd;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use gmem_devices::virtio::blk::{Blk, BlkOptions, OpenError};
 use gmem_devices::virtio::console::Console;
 use gmem_devices::virtio::net::{Net, NetOptions, Tap, TapError};
 use gmem_devices::virtio::rng::Rng;
+use gmem_devices::virtio::vsock::{Vsock as VsockDevice, VsockError};
 use gmem_devices::virtio::{Device, DeviceMemory, Rate};
 use gmem_wire::layout;
 
@@ -88,6 +89,9 @@ pub enum DeviceError {
     /// A tap interface.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// A socket.
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
     /// The host has no more descriptors.
     #[error("the devices' events cannot be made: {0}; look at `ulimit -n`")]
     Events(#[from] io::Error),
@@ -99,15 +103,7 @@ pub enum DeviceError {
 impl DeviceError {
     /// Whether the configuration is wrong, as opposed to the host.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::TooMany { .. } | Self::Disk(_))
-    }
-}
-
-fn set_nonblocking(pipe: &PipeWriter) -> io::Result<()> {
-    // SAFETY: sets a flag of a descriptor that is open.
-    match unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+        matches!(self, Self::TooMany { .. } | Self::Disk(_) | Self::Vsock(_))
     }
 }
 
@@ -116,7 +112,7 @@ fn set_nonblocking(pipe: &PipeWriter) -> io::Result<()> {
 pub(crate) struct Made {
     pub(super) devices: Vec<(String, Box<dyn Device>)>,
     pub(super) balloon: Option<(usize, BalloonControl)>,
-    pub(super) typist: Option<PipeWriter>,
+    pub(super) typist: Option<UnixStream>,
 }
 
 impl Made {
@@ -141,8 +137,8 @@ impl DeviceConfig {
     ) -> Result<Made, DeviceError> {
         let mut made = Made::default();
         if self.console == ConsoleKind::Virtio {
-            let (keys, typist) = io::pipe()?;
-            set_nonblocking(&typist)?;
+            let (keys, typist) = UnixStream::pair()?;
+            typist.set_nonblocking(true)?;
             made.add("console", Console::new(output, Some(keys.into()))?);
             made.typist = Some(typist);
         }
@@ -162,6 +158,9 @@ impl DeviceConfig {
                 send: net.rate,
             };
             made.add("net", Net::new(Tap::open(&net.tap)?, options)?);
+        }
+        if let Some(vsock) = &self.vsock {
+            made.add("vsock", VsockDevice::new(vsock.cid.into(), &vsock.path)?);
         }
         if self.rng {
             made.add("rng", Rng::new());

@@ -9,7 +9,8 @@ pub use gmem_devices::virtio::{Limit, Rate};
 pub use make::{ConsoleKind, DeviceConfig, DeviceError, Disk, NetInterface, Vsock};
 
 use std::fmt::Write as _;
-use std::io::{PipeWriter, Write};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ const _: () = assert!(layout::VIRTIO_WINDOW == WINDOW_SIZE);
 pub struct Devices {
     windows: Vec<MmioDevice>,
     balloon: Option<(usize, BalloonControl)>,
-    typist: Option<PipeWriter>,
+    typist: Option<UnixStream>,
 }
 
 /// Why a balloon cannot be changed.
@@ -85,7 +86,7 @@ impl Devices {
     }
 
     /// Where the input of the virtio console goes, if there is one.
-    pub fn typist(&self) -> Option<&PipeWriter> {
+    pub fn typist(&self) -> Option<&UnixStream> {
         self.typist.as_ref()
     }
 

@@ -83,11 +83,8 @@ impl Host {
                 revents: 0,
             };
             // SAFETY: one entry, which lives through the call.
-            assert_eq!(
-                unsafe { libc::poll(&mut poll, 1, 5000) },
-                1,
-                "no frame came"
-            );
+            let ready = unsafe { libc::poll(&mut poll, 1, 5000) };
+            assert_eq!(ready, 1, "no frame came");
             // SAFETY: the pointer and the length are the buffer's.
             let len = unsafe {
                 libc::recv(
