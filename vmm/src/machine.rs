@@ -355,6 +355,7 @@ impl Running {
             entered,
             workload_began: self.shared.ports.workload_began(),
             result: self.shared.ports.result(),
+            bundled: !self.shared.open_hole,
             note: None,
             abandoned: !idle || ends.iter().any(Option::is_none),
         }

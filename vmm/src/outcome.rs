@@ -81,6 +81,8 @@ pub struct Outcome {
     pub workload_began: Option<Instant>,
     /// The guest's result line.
     pub result: Option<Vec<u8>>,
+    /// The guest is the bundled one, whose verdicts mean more than success or not.
+    pub bundled: bool,
     /// What else is to be said about it.
     pub note: Option<String>,
     /// A vCPU thread did not end: the process has to be left by `_exit`.
@@ -115,7 +117,7 @@ impl Outcome {
             None => format!(" (vCPU {vcpu})"),
         };
         let message = match &self.reason {
-            Reason::Verdict(verdict) => return verdict_message(*verdict),
+            Reason::Verdict(verdict) => return verdict_message(*verdict, self.bundled),
             Reason::Reset => return None,
             Reason::Guest {
                 failure,
@@ -176,9 +178,10 @@ impl Outcome {
     }
 }
 
-fn verdict_message(verdict: u32) -> Option<String> {
+fn verdict_message(verdict: u32, bundled: bool) -> Option<String> {
     Some(match verdict {
         exit::SUCCESS => return None,
+        other if !bundled => format!("the guest reported failure {other}; its console may say why"),
         exit::MISMATCH => "the guest found bytes that are not what it wrote".into(),
         exit::BAD_WORKLOAD => {
             "the guest does not know this workload or one of its options; check --workload".into()
@@ -199,6 +202,7 @@ mod tests {
             entered: None,
             workload_began: None,
             result: result.map(<[u8]>::to_vec),
+            bundled: true,
             note: None,
             abandoned: false,
         }
@@ -215,6 +219,17 @@ mod tests {
             assert_eq!(failure.exit_code(), ExitCode::Failed);
             assert!(failure.message().is_some());
         }
+    }
+
+    #[test]
+    fn verdicts_have_a_meaning_only_where_the_guest_is_the_bundled_one() {
+        let bundled = outcome(Reason::Verdict(exit::MISMATCH), None);
+        assert!(bundled.message().unwrap().contains("not what it wrote"));
+        let other = Outcome {
+            bundled: false,
+            ..bundled
+        };
+        assert!(other.message().unwrap().contains("failure 1"));
     }
 
     #[test]
