@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic, Register};
 
 use super::machine::{Exception, Flow, Machine, Stop, flags};
 use super::xsave::{Form, Layout};
-use super::{bits, fxsave, integer, sse, system, x87, xsave};
+use super::{bits, fxsave, integer, sse, syscall, system, x87, xsave};
 
 /// Does `instruction`. On `Err` guest memory is as it was; `machine` may not be, and is to be dropped.
 pub(super) fn execute(machine: &mut Machine, instruction: &Instruction) -> Result<Flow, Stop> {
@@ -33,8 +33,8 @@ pub(super) fn execute(machine: &mut Machine, instruction: &Instruction) -> Resul
 
         Fxsave => fxsave::fxsave(machine, instruction, false),
         Fxsave64 => fxsave::fxsave(machine, instruction, true),
-        Fxrstor => fxsave::fxrstor(machine, instruction, false),
-        Fxrstor64 => fxsave::fxrstor(machine, instruction, true),
+        Fxrstor => fxrstor(machine, instruction, false),
+        Fxrstor64 => fxrstor(machine, instruction, true),
         Stmxcsr => fxsave::stmxcsr(machine, instruction),
         Ldmxcsr => fxsave::ldmxcsr(machine, instruction),
 
@@ -54,7 +54,10 @@ pub(super) fn execute(machine: &mut Machine, instruction: &Instruction) -> Resul
         Xsetbv => xsave::xsetbv(machine),
 
         Stac => system::set_ac(machine, true),
-        Clac => system::set_ac(machine, false),
+        Clac => match syscall::enter(machine)? {
+            Some(flow) => Ok(flow),
+            None => system::set_ac(machine, false),
+        },
         Rdfsbase => system::read_base(machine, instruction, Register::FS),
         Rdgsbase => system::read_base(machine, instruction, Register::GS),
         Wrfsbase => system::write_base(machine, instruction, Register::FS),
@@ -95,5 +98,12 @@ fn restore(
     wide: bool,
 ) -> Result<Flow, Stop> {
     xsave::restore(machine, instruction, form, wide, Layout::host())?;
+    syscall::prepare(machine);
+    Ok(Flow::Next)
+}
+
+fn fxrstor(machine: &mut Machine, instruction: &Instruction, wide: bool) -> Result<Flow, Stop> {
+    fxsave::fxrstor(machine, instruction, wide)?;
+    syscall::prepare(machine);
     Ok(Flow::Next)
 }

@@ -21,14 +21,22 @@ pub(super) mod flags {
     pub const SF: u64 = 1 << 7;
     /// Trap after this instruction.
     pub const TF: u64 = 1 << 8;
+    /// Interrupts are taken.
+    pub const IF: u64 = 1 << 9;
+    /// String instructions go down.
+    pub const DF: u64 = 1 << 10;
     /// Overflow.
     pub const OF: u64 = 1 << 11;
     /// What arithmetic leaves.
     pub const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
+    /// Nested task.
+    pub const NT: u64 = 1 << 14;
     /// Resume: no instruction breakpoint at the next one.
     pub const RF: u64 = 1 << 16;
     /// Alignment check; at CPL0 with SMAP: user pages may be accessed.
     pub const AC: u64 = 1 << 18;
+    /// Can be changed: there is CPUID.
+    pub const ID: u64 = 1 << 21;
 }
 
 /// Bits of the control registers and of EFER.

@@ -38,6 +38,7 @@ mod operand;
 mod physical;
 mod sse;
 mod state;
+mod syscall;
 mod system;
 mod walk;
 mod x87;

@@ -14,7 +14,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
-use super::{KvmError, failed};
+use super::{KvmError, failed, software};
 
 /// CPUID leaf with KVM's paravirtual features.
 const KVM_FEATURES_LEAF: u32 = 0x4000_0001;
@@ -107,6 +107,7 @@ impl Host {
             (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
             (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
             (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+            (Cap::SyncRegs, "KVM_CAP_SYNC_REGS"),
         ] {
             if !kvm.check_extension(capability) {
                 return Err(HostError::Lacks(name));
@@ -156,7 +157,8 @@ impl Host {
             .map_err(failed("KVM_ENABLE_CAP(KVM_CAP_X86_DISABLE_EXITS)"))
     }
 
-    /// What the guests' CPUID may say on this host, without asynchronous page faults.
+    /// What the guests' CPUID may say on this host, without asynchronous page faults, and on a software KVM
+    /// without what kernel code cannot execute there.
     pub fn cpuid(&self) -> Result<CpuId, KvmError> {
         let mut cpuid = self
             .kvm
@@ -166,6 +168,9 @@ impl Host {
             if entry.function == KVM_FEATURES_LEAF {
                 entry.eax &= !ASYNC_PAGE_FAULT_BITS;
             }
+        }
+        if self.virtualization == Virtualization::Software {
+            software::restrict(&mut cpuid);
         }
         Ok(cpuid)
     }

@@ -8,10 +8,12 @@ mod cpuid;
 mod entry;
 pub mod exits;
 mod fallback;
+mod firmware;
 mod gate;
 pub mod host;
 pub mod kick;
 pub mod run_loop;
+pub mod software;
 pub mod vcpu;
 pub mod vm;
 
