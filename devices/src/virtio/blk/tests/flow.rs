@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 
 use super::*;
-use crate::virtio::testing::BUFFERS;
+use crate::virtio::testing::{BUFFERS, Registers};
 use crate::virtio::{Limit, Rate};
 
 #[test]
@@ -153,5 +153,69 @@ fn without_flushes_writes_are_stable_at_once() {
         ];
         assert_eq!(ask(&mut bench, &parts).0, OK);
         assert_eq!(image.bytes()[..1024], [[9; 512], [0; 512]].concat());
+    }
+}
+
+/// Sends a read of each of `sectors`, one after the other, to its own buffer; where the buffers are.
+fn read_all(driver: &mut Registers, sectors: std::ops::Range<u64>) -> Vec<u64> {
+    sectors
+        .map(|sector| {
+            let at = BUFFERS + sector * 0x1000;
+            let Part::Out(head) = header(VIRTIO_BLK_T_IN, sector) else {
+                unreachable!()
+            };
+            driver.memory.put(at, &head);
+            driver.memory.put(at + 16, &[0xee; 513]);
+            let buffers = [(at, 16, false), (at + 16, 512, true), (at + 528, 1, true)];
+            driver.rings[0].send(&driver.memory, &buffers);
+            at + 16
+        })
+        .collect()
+}
+
+#[test]
+fn the_worker_serves_a_disk_and_a_reset_by_another_thread_waits_for_the_kernel() {
+    for engine in ENGINES {
+        let image = Image::new();
+        let mut driver = Registers::started(open(image.options(), engine).unwrap());
+        for round in 0..50 {
+            image.forget();
+            let buffers = read_all(&mut driver, 0..60);
+            driver.notify(0);
+            if round % 2 == 0 {
+                driver.wait_used(0, 60);
+                for (sector, at) in buffers.iter().enumerate() {
+                    assert_eq!(driver.memory.bytes(*at, 512), [sector as u8 + 1; 512]);
+                }
+            } else {
+                // At a different moment each time.
+                std::thread::sleep(std::time::Duration::from_micros(round * 7));
+                driver.write(crate::virtio::mmio::register::STATUS, 0);
+                let seen = |at: &u64| driver.memory.bytes(*at, 512);
+                let before: Vec<_> = buffers.iter().map(seen).collect();
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                assert!(before == buffers.iter().map(seen).collect::<Vec<_>>());
+                driver.start();
+            }
+        }
+        let (_, broken) = driver.device.metrics();
+        assert_eq!(broken, None);
+    }
+}
+
+#[test]
+fn a_disk_that_is_held_has_answered_what_it_took() {
+    let image = Image::new();
+    let mut driver = Registers::started(open(image.options(), "io_uring").unwrap());
+    for _ in 0..20 {
+        image.forget();
+        read_all(&mut driver, 0..60);
+        driver.notify(0);
+        let held = driver.device.hold();
+        let answered = driver.rings[0].used(&driver.memory).len();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        assert_eq!(driver.rings[0].used(&driver.memory), []);
+        drop(held);
+        driver.wait_used(0, 60 - answered);
     }
 }

@@ -1,6 +1,7 @@
 //! The disk before drivers good and bad, with each engine.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_blk::*;
@@ -30,6 +31,14 @@ impl Image {
         let image = Self(TempFile::new().unwrap());
         fs::write(image.0.as_path(), content()).unwrap();
         image
+    }
+
+    /// Makes the kernel read it from the disk again.
+    fn forget(&self) {
+        let file = self.0.as_file();
+        file.sync_all().unwrap();
+        // SAFETY: no memory is involved.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     }
 
     fn bytes(&self) -> Vec<u8> {
