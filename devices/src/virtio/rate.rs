@@ -271,6 +271,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
         /// The promise at the head of this file, for every window of every run.
         #[test]
         fn no_window_sees_more_than_burst_and_rate_and_one_request(

@@ -154,3 +154,111 @@ impl Span {
 fn unreachable_memory(error: impl std::fmt::Display) -> Broken {
     Broken(format!("a buffer is out of reach: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+    use virtio_queue::desc::split::Descriptor;
+
+    use super::*;
+    use crate::virtio::rng::Rng;
+    use crate::virtio::testing::{BUFFERS, Bench};
+
+    const NEXT: u16 = VRING_DESC_F_NEXT as u16;
+    const WRITE: u16 = VRING_DESC_F_WRITE as u16;
+
+    /// The buffers of a chain of these descriptors: address, length, flags, next.
+    fn buffers(descriptors: &[(u64, u32, u16, u16)]) -> Result<Buffers, Broken> {
+        // Any device: only its queue is used.
+        let mut bench = Bench::started(Rng::new());
+        for (index, (gpa, len, flags, next)) in descriptors.iter().enumerate() {
+            let descriptor = Descriptor::new(*gpa, *len, *flags, *next);
+            bench.rings[0].describe(&bench.memory, index as u16, descriptor);
+        }
+        bench.rings[0].offer(&bench.memory, 0);
+        bench.with(|_, guest| Buffers::of(guest.pop(0)?.unwrap()))
+    }
+
+    fn refusal(descriptors: &[(u64, u32, u16, u16)]) -> String {
+        buffers(descriptors).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_request_is_what_it_reads_and_what_it_writes() {
+        let at = BUFFERS;
+        let chain = [
+            (at, 10, NEXT, 1),
+            (at + 16, 0, NEXT, 2),
+            (at + 32, 5, NEXT | WRITE, 3),
+            (at + 64, 7, WRITE, 0),
+        ];
+        let buffers = buffers(&chain).unwrap();
+        assert_eq!(buffers.head, 0);
+        assert_eq!((buffers.readable.len(), buffers.writable.len()), (10, 12));
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        let (at, end) = (BUFFERS, 2 << 20);
+        for (chain, cause) in [
+            (vec![(at, 8, NEXT, 0)], "without end"),
+            (vec![(at, 8, NEXT, 64)], "without end"),
+            (vec![(at, 8, NEXT, 1), (at, 8, NEXT, 0)], "without end"),
+            (
+                vec![(at, 8, NEXT | WRITE, 1), (at, 8, 0, 0)],
+                "to read after one to write",
+            ),
+            (vec![(end - 8, 9, 0, 0)], "not RAM"),
+            (vec![(u64::MAX - 3, 8, WRITE, 0)], "not RAM"),
+            (vec![(u64::MAX, u32::MAX, WRITE, 0)], "not RAM"),
+        ] {
+            let found = refusal(&chain);
+            assert!(found.contains(cause), "{found}");
+        }
+    }
+
+    #[test]
+    fn an_indirect_table_is_bounded_too() {
+        const INDIRECT: u16 = virtio_bindings::virtio_ring::VRING_DESC_F_INDIRECT as u16;
+        let mut bench = Bench::started(Rng::new());
+        let table = BUFFERS;
+        let count = MAX_BUFFERS as u16 + 1;
+        for index in 0..count {
+            let descriptor = Descriptor::new(BUFFERS, 1, NEXT, index + 1);
+            let at = GuestAddress(table + 16 * u64::from(index));
+            bench.with(|_, guest| guest.memory().write_obj(descriptor, at).unwrap());
+        }
+        let indirect = Descriptor::new(table, 16 * u32::from(count), INDIRECT, 0);
+        bench.rings[0].describe(&bench.memory, 0, indirect);
+        bench.rings[0].offer(&bench.memory, 0);
+        let refused = bench.with(|_, guest| Buffers::of(guest.pop(0)?.unwrap()));
+        assert!(refused.unwrap_err().to_string().contains("more than 1024"));
+    }
+
+    #[test]
+    fn a_span_is_cut_and_copied_across_its_pieces() {
+        let at = BUFFERS;
+        let chain = [(at, 10, NEXT | WRITE, 1), (at + 100, 10, WRITE, 0)];
+        let mut span = buffers(&chain).unwrap().writable;
+        let front = span.take_front(13);
+        assert_eq!((front.len(), span.len()), (13, 7));
+        let bench = Bench::started(Rng::new());
+        bench.memory.put(at, &[1; 200]);
+        let view = crate::virtio::DeviceMemory::view(&*bench.memory);
+        assert_eq!(front.write(view, &[7; 50]).unwrap(), 13);
+        assert_eq!(
+            bench.memory.bytes(at, 11),
+            [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 1]
+        );
+        assert_eq!(bench.memory.bytes(at + 99, 6), [1, 7, 7, 7, 1, 1]);
+        let mut bytes = [0; 50];
+        assert_eq!(span.read(view, &mut bytes[..3]).unwrap(), 3);
+        assert_eq!(span.take_front(100).len(), 7);
+        assert!(span.is_empty());
+        let lens = front.iovecs(view).unwrap();
+        assert_eq!(
+            lens.iter().map(|iovec| iovec.iov_len).collect::<Vec<_>>(),
+            [10, 3]
+        );
+    }
+}

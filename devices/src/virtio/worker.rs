@@ -19,6 +19,17 @@ enum Waker {
     Stop,
 }
 
+/// A worker's life.
+#[derive(Default)]
+pub(super) enum Life {
+    /// No driver was ready so far.
+    #[default]
+    Unborn,
+    Running(Worker),
+    /// Stopped for good.
+    Over,
+}
+
 /// A running worker. Dropping it without [`Worker::stop`] leaves its thread alone.
 pub(super) struct Worker {
     thread: JoinHandle<()>,

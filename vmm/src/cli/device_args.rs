@@ -58,6 +58,14 @@ enum Console {
 }
 
 impl DeviceArgs {
+    /// The command line of a kernel whose user gave none.
+    pub(super) fn command_line(&self) -> &'static str {
+        match self.console {
+            Console::Serial => "console=ttyS0 reboot=k panic=-1",
+            Console::Virtio => "console=hvc0 reboot=k panic=-1",
+        }
+    }
+
     /// What is to be made.
     pub(super) fn config(self) -> DeviceConfig {
         DeviceConfig {

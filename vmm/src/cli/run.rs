@@ -42,14 +42,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
 
-    /// The kernel's command line
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    cmdline: String,
+    /// The kernel's command line, behind what gmem adds for its devices and this host
+    /// [default: console=ttyS0 (or hvc0) reboot=k panic=-1]
+    #[arg(long, value_name = "TEXT")]
+    cmdline: Option<String>,
 
     /// How many vCPUs
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=254))]
@@ -199,13 +195,15 @@ fn config(args: RunArgs, plan: Option<Plan>) -> Config {
     let payload = match args.kernel {
         Some(path) => Payload::Kernel {
             path,
-            command_line: args.cmdline,
+            command_line: args
+                .cmdline
+                .unwrap_or_else(|| args.devices.command_line().into()),
             initrd: args.initrd,
         },
         None => Payload::Bundled {
             image: boot::bundled::IMAGE,
             workload: args.workload.unwrap_or_else(|| DEFAULT_WORKLOAD.into()),
-            extra: args.cmdline,
+            extra: args.cmdline.unwrap_or_default(),
         },
     };
     Config {

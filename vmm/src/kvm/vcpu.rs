@@ -1,21 +1,12 @@
 //! A vCPU before and between its runs: identity, registers, position.
 
-use kvm_bindings::{CpuId, KVM_MP_STATE_RUNNABLE, kvm_fpu, kvm_mp_state};
+use kvm_bindings::{CpuId, KVM_MP_STATE_RUNNABLE, kvm_mp_state};
 use kvm_ioctls::VcpuFd;
 
 use super::exits::Position;
 use super::vm::Vm;
 use super::{KvmError, cpuid, entry, failed};
 use crate::boot::Entry;
-
-/// FPU control word and MXCSR at reset: all exceptions masked.
-const FPU_CONTROL: u16 = 0x37f;
-const SSE_CONTROL: u32 = 0x1f80;
-/// Registers of the local APIC for its two pins, and how they deliver.
-const LINT0: usize = 0x350;
-const LINT1: usize = 0x360;
-const EXTERNAL: u32 = 7 << 8;
-const NON_MASKABLE: u32 = 4 << 8;
 
 /// A virtual processor.
 #[derive(Debug)]
@@ -65,24 +56,6 @@ impl Vcpu {
                 .map_err(failed("KVM_SET_MP_STATE"))?;
         }
         Ok(())
-    }
-
-    /// Sets what PC firmware leaves behind and kernels rely on: the FPU's controls, and the local APIC's pins: LINT0 takes
-    /// the old interrupt controller's interrupts, LINT1 non-maskable ones.
-    pub fn set_as_firmware_does(&self) -> Result<(), KvmError> {
-        let fpu = kvm_fpu {
-            fcw: FPU_CONTROL,
-            mxcsr: SSE_CONTROL,
-            ..Default::default()
-        };
-        self.fd.set_fpu(&fpu).map_err(failed("KVM_SET_FPU"))?;
-        let mut lapic = self.fd.get_lapic().map_err(failed("KVM_GET_LAPIC"))?;
-        for (offset, mode) in [(LINT0, EXTERNAL), (LINT1, NON_MASKABLE)] {
-            for (at, byte) in (offset..).zip(u32::to_le_bytes(mode)) {
-                lapic.regs[at] = byte as _;
-            }
-        }
-        self.fd.set_lapic(&lapic).map_err(failed("KVM_SET_LAPIC"))
     }
 
     /// Frequency of the vCPU's time stamp counter, kHz.

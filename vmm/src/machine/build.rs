@@ -16,6 +16,7 @@ use crate::devices::{DeviceError, Devices};
 use crate::kvm::control::VcpuThreads;
 use crate::kvm::host::Host;
 use crate::kvm::run_loop::Shared;
+use crate::kvm::software::linux_command_line;
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::vm::Vm;
 use crate::kvm::{KvmError, affinity};
@@ -79,7 +80,7 @@ impl Machine {
             &config.devices,
             Box::new(output.clone()),
         )?;
-        write_boot_information(&ram, config, &kernel, &devices, &vcpus)?;
+        write_boot_information(&ram, config, &kernel, &devices, &host, &vcpus)?;
         enter(&vcpus, &kernel.entry)?;
         let mut wires = ConsoleWires::default();
         let mut console_drained = None;
@@ -145,6 +146,7 @@ fn write_boot_information(
     config: &Config,
     kernel: &elf::Kernel,
     devices: &Devices,
+    host: &Host,
     vcpus: &[Vcpu],
 ) -> Result<(), BuildError> {
     let platform = Platform {
@@ -174,8 +176,12 @@ fn write_boot_information(
             initrd,
             ..
         } => {
-            let text = format!("{command_line}{}", devices.command_line());
-            boot::write(ram, kernel, &platform, &text, initrd.as_ref())?;
+            // The user's words last: they have the last say.
+            let host = linux_command_line(host.virtualization());
+            let words = [host, &devices.command_line(), command_line];
+            let text = words.map(str::trim).join(" ");
+            let text = text.trim();
+            boot::write(ram, kernel, &platform, text, initrd.as_ref())?;
         }
     }
     Ok(())
@@ -193,7 +199,10 @@ fn enter(vcpus: &[Vcpu], entry: &Entry) -> Result<(), KvmError> {
         Protocol::Linux64 | Protocol::Pvh => 1,
     };
     if entry.protocol != Protocol::Bundled {
-        vcpus.iter().try_for_each(Vcpu::set_as_firmware_does)?;
+        for vcpu in vcpus {
+            vcpu.initialise_fpu()?;
+            vcpu.wire_local_apic()?;
+        }
     }
     vcpus
         .iter()

@@ -3,17 +3,14 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
-    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
-};
+use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use super::engine::{self, Engine, Slot};
-use super::file::{BlkOptions, Disk, Image, OpenError, SECTOR, SERIAL_LEN, serial};
+use super::file::{BlkOptions, Disk, Image, OpenError, SERIAL_LEN, serial};
 use super::metrics::Metrics;
-use super::operation::{Kind, Next, Operation};
-use super::request::{RANGE_MAX, Request, SEG_MAX, SIZE_MAX, Status, Todo};
+use super::operation::{Next, Operation};
+use super::request::{Request, Status, Todo};
 use super::state::State;
 use crate::virtio::{Broken, Device, Guest, Limiter};
 
@@ -218,66 +215,21 @@ impl Blk {
     }
 }
 
-impl Metrics {
-    fn count(&mut self, kind: Option<Kind>, bytes: u64, status: Status) {
-        let (count, sum) = match (status, kind) {
-            (Status::Failed, _) => (&mut self.failures, None),
-            (Status::Unsupported, _) => (&mut self.unsupported, None),
-            (Status::Ok, Some(Kind::Read)) => (&mut self.reads, Some(&mut self.read_bytes)),
-            (Status::Ok, Some(Kind::Write)) => (&mut self.writes, Some(&mut self.written_bytes)),
-            (Status::Ok, Some(Kind::Punch | Kind::Zero)) => {
-                (&mut self.cleared, Some(&mut self.cleared_bytes))
-            }
-            (Status::Ok, Some(Kind::Flush)) => (&mut self.flushes, None),
-            (Status::Ok, None) => return,
-        };
-        *count += 1;
-        if let Some(sum) = sum {
-            *sum += bytes;
-        }
-    }
-}
-
 impl Device for Blk {
     fn id(&self) -> u32 {
         VIRTIO_ID_BLOCK
     }
 
     fn features(&self) -> u64 {
-        let always = 1 << VIRTIO_BLK_F_SIZE_MAX
-            | 1 << VIRTIO_BLK_F_SEG_MAX
-            | 1 << VIRTIO_BLK_F_BLK_SIZE
-            | 1 << VIRTIO_BLK_F_FLUSH;
-        let read_only = u64::from(self.disk.read_only) << VIRTIO_BLK_F_RO;
-        let punches = u64::from(self.disk.punches);
-        let clears = punches << VIRTIO_BLK_F_DISCARD | punches << VIRTIO_BLK_F_WRITE_ZEROES;
-        always | read_only | clears
+        self.disk.features()
     }
 
     fn queue_sizes(&self) -> &[u16] {
         &QUEUE_SIZES
     }
 
-    /// Laid out as `struct virtio_blk_config`.
     fn config(&self) -> Vec<u8> {
-        let mut config = Vec::with_capacity(60);
-        config.extend(self.disk.sectors.to_le_bytes());
-        config.extend(SIZE_MAX.to_le_bytes());
-        config.extend(SEG_MAX.to_le_bytes());
-        // Geometry: none.
-        config.extend([0; 4]);
-        config.extend((SECTOR as u32).to_le_bytes());
-        // Topology, write-back, queues: not on offer.
-        config.extend([0; 12]);
-        // Discard, then zeroing: sectors in a range, ranges in a request; sectors to align to.
-        config.extend(RANGE_MAX.to_le_bytes());
-        config.extend(1u32.to_le_bytes());
-        config.extend(8u32.to_le_bytes());
-        config.extend(RANGE_MAX.to_le_bytes());
-        config.extend(1u32.to_le_bytes());
-        // Zeroing may give space back.
-        config.extend([1, 0, 0, 0]);
-        config
+        self.disk.config()
     }
 
     fn sources(&self) -> Vec<RawFd> {

@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+use super::operation::Kind;
+use super::request::Status;
+
 /// Counters since the device was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Metrics {
@@ -29,4 +32,25 @@ pub struct Metrics {
     pub most_under_way: u64,
     /// Times that the rate limit made the driver wait.
     pub held_back: u64,
+}
+
+impl Metrics {
+    /// A request is answered.
+    pub(super) fn count(&mut self, kind: Option<Kind>, bytes: u64, status: Status) {
+        let (count, sum) = match (status, kind) {
+            (Status::Failed, _) => (&mut self.failures, None),
+            (Status::Unsupported, _) => (&mut self.unsupported, None),
+            (Status::Ok, Some(Kind::Read)) => (&mut self.reads, Some(&mut self.read_bytes)),
+            (Status::Ok, Some(Kind::Write)) => (&mut self.writes, Some(&mut self.written_bytes)),
+            (Status::Ok, Some(Kind::Punch | Kind::Zero)) => {
+                (&mut self.cleared, Some(&mut self.cleared_bytes))
+            }
+            (Status::Ok, Some(Kind::Flush)) => (&mut self.flushes, None),
+            (Status::Ok, None) => return,
+        };
+        *count += 1;
+        if let Some(sum) = sum {
+            *sum += bytes;
+        }
+    }
 }

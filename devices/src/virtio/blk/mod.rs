@@ -3,6 +3,7 @@
 //! | file | part |
 //! |---|---|
 //! | `file` | opening an image: what it must be, and who else may use it |
+//! | `offer` | features and the configuration space |
 //! | `request` | from a descriptor chain to what is to be done |
 //! | `operation` | one thing that an engine does to the file, perhaps in several goes |
 //! | `engine` | what does operations; `uring` while the device goes on, `blocking` where the host has no io_uring |
@@ -20,6 +21,7 @@ mod device;
 mod engine;
 mod file;
 mod metrics;
+mod offer;
 mod operation;
 mod request;
 mod state;

@@ -177,3 +177,30 @@ impl Engine for Uring {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vmm_sys_util::tempfile::TempFile;
+
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_does_not_take_is_done_another_way() {
+        let file = TempFile::new().unwrap().into_file();
+        let mut engine = Uring::new(Arc::new(file), 8).unwrap();
+        let flush = Operation::new(Kind::Flush, 0, 0);
+        // SAFETY: a flush points to no memory.
+        assert!(unsafe { engine.start(3, &flush) }.is_none());
+        engine.give_up();
+        engine.wait();
+        let over = engine.completed();
+        assert_eq!((over.len(), over[0].0), (1, 3));
+        let again = over[0].1.as_ref().unwrap_err().raw_os_error();
+        assert_eq!(again, Some(libc::EAGAIN));
+        // SAFETY: as above.
+        assert!(matches!(unsafe { engine.start(3, &flush) }, Some(Ok(0))));
+        engine.submit();
+        engine.wait();
+        assert!(engine.completed().is_empty(), "nothing is done twice");
+    }
+}

@@ -109,7 +109,7 @@ impl Device for Rng {
 mod tests {
     use std::num::NonZeroU64;
 
-    use proptest::proptest;
+    use proptest::prelude::{ProptestConfig, proptest};
 
     use super::super::request::MAX_BYTES;
     use super::*;
@@ -184,6 +184,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
         #[test]
         fn no_driver_makes_it_write_beside_guest_memory(attack in attacks()) {
             let mut bench = Bench::started(Rng::new());

@@ -1,7 +1,8 @@
 //! The registers through which a driver reaches its device: virtio 1.2, 4.2 "Virtio Over MMIO", version 2.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use virtio_bindings::virtio_config::{
@@ -14,10 +15,17 @@ use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::core::{Core, DeviceName, State, Stopped};
-use super::device::Device;
+use super::device::{Broken, Device};
 use super::interrupt::Interrupt;
 use super::memory::DeviceMemory;
-use super::worker::Worker;
+use super::worker::{Life, Worker};
+
+pub(super) mod register;
+mod selection;
+#[cfg(test)]
+mod tests;
+
+use selection::Selection;
 
 /// Size of a device's window in guest-physical addresses, bytes.
 pub const WINDOW_SIZE: u64 = 0x1000;
@@ -37,51 +45,12 @@ const DRIVER_STATUS: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE
     | VIRTIO_CONFIG_S_DRIVER_OK
     | VIRTIO_CONFIG_S_FAILED;
 
-mod register {
-    pub const MAGIC_VALUE: u64 = 0x00;
-    pub const VERSION: u64 = 0x04;
-    pub const DEVICE_ID: u64 = 0x08;
-    pub const VENDOR_ID: u64 = 0x0c;
-    pub const DEVICE_FEATURES: u64 = 0x10;
-    pub const DEVICE_FEATURES_SEL: u64 = 0x14;
-    pub const DRIVER_FEATURES: u64 = 0x20;
-    pub const DRIVER_FEATURES_SEL: u64 = 0x24;
-    pub const QUEUE_SEL: u64 = 0x30;
-    pub const QUEUE_NUM_MAX: u64 = 0x34;
-    pub const QUEUE_NUM: u64 = 0x38;
-    pub const QUEUE_READY: u64 = 0x44;
-    pub const QUEUE_NOTIFY: u64 = super::NOTIFY_OFFSET;
-    pub const INTERRUPT_STATUS: u64 = 0x60;
-    pub const INTERRUPT_ACK: u64 = 0x64;
-    pub const STATUS: u64 = 0x70;
-    pub const QUEUE_DESC_LOW: u64 = 0x80;
-    pub const QUEUE_DESC_HIGH: u64 = 0x84;
-    pub const QUEUE_DRIVER_LOW: u64 = 0x90;
-    pub const QUEUE_DRIVER_HIGH: u64 = 0x94;
-    pub const QUEUE_DEVICE_LOW: u64 = 0xa0;
-    pub const QUEUE_DEVICE_HIGH: u64 = 0xa4;
-    /// Length of a shared memory region: all ones, there is none.
-    pub const SHM_LEN_LOW: u64 = 0xb0;
-    pub const SHM_LEN_HIGH: u64 = 0xb4;
-    pub const CONFIG_GENERATION: u64 = 0xfc;
-}
-
-/// What the driver has selected, and what it has seen of the configuration.
-#[derive(Debug, Default)]
-struct Selection {
-    queue: u32,
-    device_features: u32,
-    driver_features: u32,
-    config: Vec<u8>,
-    generation: u32,
-}
-
 /// A device in its window of guest-physical addresses.
 pub struct MmioDevice {
     core: Arc<Core>,
     notifiers: Arc<[EventFd]>,
     selection: Mutex<Selection>,
-    worker: Mutex<Option<Worker>>,
+    worker: Mutex<Life>,
 }
 
 impl MmioDevice {
@@ -124,16 +93,19 @@ impl MmioDevice {
         (state.device.metrics(), state.broken.clone())
     }
 
-    /// Holds the device still: it touches no guest memory and takes no request until the result is dropped.
+    /// Holds the device still: it touches no guest memory and takes no request until the result is dropped. Waits
+    /// for what is under way, which may want pages of the guest that are elsewhere.
     pub fn hold(&self) -> Stopped<'_> {
         self.core.stop()
     }
 
     /// Ends the worker for good; false if it is still busy after `limit`.
     pub fn stop(&self, limit: Duration) -> bool {
-        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        let worker = { worker }.take();
-        worker.is_none_or(|worker| worker.stop(limit))
+        let life = mem::replace(&mut *self.life(), Life::Over);
+        match life {
+            Life::Running(worker) => worker.stop(limit),
+            Life::Unborn | Life::Over => true,
+        }
     }
 
     /// Tells the driver that the configuration has changed, after somebody has changed it from outside.
@@ -144,10 +116,12 @@ impl MmioDevice {
     /// The driver reads `data.len()` bytes at `offset` of the window.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         if let Some(at) = offset.checked_sub(CONFIG) {
-            let config = self.core.lock().device.config();
-            for (index, byte) in data.iter_mut().enumerate() {
-                *byte = config.get(at as usize + index).copied().unwrap_or(0);
-            }
+            let mut selection = self.selection();
+            selection.see(self.core.lock().device.config());
+            let seen = selection.config.get(at as usize..).unwrap_or_default();
+            let len = seen.len().min(data.len());
+            data[..len].copy_from_slice(&seen[..len]);
+            data[len..].fill(0);
             return;
         }
         data.fill(0);
@@ -204,11 +178,7 @@ impl MmioDevice {
             QUEUE_READY => selected(&mut state, &selection).map_or(0, |q| q.ready().into()),
             STATUS => state.status,
             CONFIG_GENERATION => {
-                let now = state.device.config();
-                if now != selection.config {
-                    selection.config = now;
-                    selection.generation = selection.generation.wrapping_add(1);
-                }
+                selection.see(state.device.config());
                 selection.generation
             }
             _ => 0,
@@ -250,7 +220,7 @@ impl MmioDevice {
                 if let Some(queue) = selected(&mut state, &selection)
                     && !running
                 {
-                    set_up(queue, offset, value);
+                    register::set_up(queue, offset, value);
                 }
             }
         }
@@ -290,15 +260,16 @@ impl MmioDevice {
                 wrong = Some(format!("queue {number} is not in the guest's memory"));
             }
         }
-        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        if worker.is_none() {
+        let mut life = self.life();
+        if let Life::Unborn = *life {
             match Worker::start(&self.core, &self.notifiers, &state.sources()) {
-                Ok(started) => *worker = Some(started),
+                Ok(worker) => *life = Life::Running(worker),
                 Err(error) => wrong = Some(format!("no worker for the device: {error}")),
             }
         }
+        drop(life);
         self.core.serve(state, |device, guest| match wrong {
-            Some(cause) => Err(super::Broken(cause)),
+            Some(cause) => Err(Broken(cause)),
             None => device.start(features, guest),
         });
         // What came before the driver was ready was ignored.
@@ -307,10 +278,14 @@ impl MmioDevice {
         }
     }
 
-    fn selection(&self) -> std::sync::MutexGuard<'_, Selection> {
+    fn selection(&self) -> MutexGuard<'_, Selection> {
         self.selection
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -322,23 +297,6 @@ impl Drop for MmioDevice {
 
 fn selected<'s>(state: &'s mut State, selection: &Selection) -> Option<&'s mut Queue> {
     state.queues.get_mut(selection.queue as usize)
-}
-
-/// A write to one of a queue's registers, before the driver is ready.
-fn set_up(queue: &mut Queue, offset: u64, value: u32) {
-    use register::*;
-    match offset {
-        // A size that does not do leaves the queue at its largest: what the driver then sees is its own doing.
-        QUEUE_NUM => queue.set_size(u16::try_from(value).unwrap_or(u16::MAX)),
-        QUEUE_READY => queue.set_ready(value == 1),
-        QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
-        QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),
-        QUEUE_DRIVER_LOW => queue.set_avail_ring_address(Some(value), None),
-        QUEUE_DRIVER_HIGH => queue.set_avail_ring_address(None, Some(value)),
-        QUEUE_DEVICE_LOW => queue.set_used_ring_address(Some(value), None),
-        QUEUE_DEVICE_HIGH => queue.set_used_ring_address(None, Some(value)),
-        _ => {}
-    }
 }
 
 const _: () = assert!(VIRTIO_CONFIG_S_NEEDS_RESET & DRIVER_STATUS == 0);
