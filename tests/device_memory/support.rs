@@ -23,7 +23,19 @@ pub fn alone() -> MutexGuard<'static, ()> {
 
 /// Memory of `size` bytes with a budget, HBM beneath it, and a fault handler on each CPU.
 pub fn memory(size: u64, budget: u64, hbm: u64, unit: Unit) -> ManagedMemory {
+    let ram = Arc::new(GuestRam::new(size).unwrap());
     let plan = Plan {
+        overcommit: true,
+        ..plan(budget, hbm, unit)
+    };
+    let memory = ManagedMemory::new(ram, Some(plan));
+    memory.prepare().unwrap();
+    memory.arm_if_needed(&cpus()).unwrap();
+    memory
+}
+
+pub fn plan(budget: u64, hbm: u64, unit: Unit) -> Plan {
+    Plan {
         budget,
         unit,
         lower: vec![Lower::Hbm {
@@ -31,12 +43,8 @@ pub fn memory(size: u64, budget: u64, hbm: u64, unit: Unit) -> ManagedMemory {
             latency_us: 0.0,
             gbps: None,
         }],
-        overcommit: true,
-    };
-    let memory = ManagedMemory::new(Arc::new(GuestRam::new(size).unwrap()), Some(plan));
-    memory.prepare().unwrap();
-    memory.arm_if_needed(&cpus()).unwrap();
-    memory
+        overcommit: false,
+    }
 }
 
 pub fn cpus() -> Vec<usize> {

@@ -34,6 +34,7 @@ mod gate;
 mod migrate;
 mod pass_on;
 mod reclaim;
+mod sizes;
 mod snapshot;
 mod turning;
 mod waiting;
@@ -43,6 +44,7 @@ pub use fault::{FaultError, Faults, Outcome};
 pub use free::{FreeError, Freed};
 pub use gate::Quiesced;
 pub use migrate::{Destination, MigrateError, Migrated};
+pub use sizes::{least_budget_pages, reserve_pages};
 pub use snapshot::{Snapshot, TierSnapshot};
 pub use waiting::Stalls;
 
@@ -50,16 +52,19 @@ use crate::bytes::Bytes;
 use crate::hnode::Hnode;
 use crate::hnode::ram::Arena;
 use crate::mmu::Mmu;
-use crate::page::{BLOCK_PAGES, PAGE_SIZE, PageNo, PageRange, Unit};
+use crate::page::{BLOCK_PAGES, PageNo, PageRange, Unit};
 use crate::policy::{Clock, Eviction, Prefetch, Streams};
 use crate::stats::{Site, Stats};
 use crate::table::{Entry, Flags, Guard, LogicalPageTable, State};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// What an engine is made of.
 pub struct Config {
-    /// The guest's RAM, as ranges of guest frames.
+    /// The guest's RAM, as ranges of guest frames, what may be plugged in later included.
     pub ram: Vec<PageRange>,
+    /// How many pages of it the guest does not use yet: capacity need not suffice for them
+    /// ([`Engine::set_unplugged`]).
+    pub unplugged: u64,
     /// The unit in which a touched page comes in.
     pub unit: Unit,
     /// The arena, with the host budget.
@@ -121,6 +126,8 @@ pub enum ConfigError {
 pub struct Engine {
     table: LogicalPageTable,
     ram: Vec<PageRange>,
+    /// Pages of `ram` that the guest may not use now. Locked while sizes are checked and changed.
+    unplugged: Mutex<u64>,
     unit: Unit,
     arena: Arena,
     tiers: Vec<Box<dyn Hnode>>,
@@ -136,60 +143,13 @@ pub struct Engine {
     overcommit: bool,
 }
 
-/// Checks that there is RAM, in ranges of whole units that do not overlap.
-fn check_ram(ram: &[PageRange], unit: Unit) -> Result<(), ConfigError> {
-    let wrong = |range: &PageRange, problem| {
-        Err(ConfigError::Ram {
-            start: range.start,
-            pages: range.pages,
-            problem,
-        })
-    };
-    if ram.is_empty() {
-        return wrong(&PageRange::default(), "is none: give at least one range");
-    }
-    for (at, range) in ram.iter().enumerate() {
-        let whole = |page: u64| page.is_multiple_of(unit.pages() as u64);
-        if range.pages == 0 {
-            return wrong(range, "is empty");
-        }
-        if !whole(range.start.0) || !whole(range.pages) {
-            return wrong(
-                range,
-                "is not made of whole units: with units of 2M give multiples of 2M",
-            );
-        }
-        let overlaps = |other: &PageRange| other.start < range.end() && range.start < other.end();
-        if ram[..at].iter().any(overlaps) {
-            return wrong(range, "overlaps another range");
-        }
-    }
-    Ok(())
-}
-
-/// Pages of the host budget that are not counted as room for guest memory: full tiers exchange pages
-/// through them.
-pub const fn reserve_pages(unit: Unit) -> u64 {
-    match unit {
-        Unit::Page => 128,
-        Unit::Block => 2 * BLOCK_PAGES as u64,
-    }
-}
-
-/// The smallest host budget, pages.
-pub const fn least_budget_pages(unit: Unit) -> u64 {
-    match unit {
-        Unit::Page => 256,
-        Unit::Block => 4 * BLOCK_PAGES as u64,
-    }
-}
-
 impl Engine {
     /// An engine for an address space of which nothing is present yet ([`Engine::adopt`] tells it what
     /// is).
     pub fn new(config: Config, mmu: Arc<dyn Mmu>) -> Result<Self, ConfigError> {
         let Config {
             ram,
+            unplugged,
             unit,
             arena,
             tiers,
@@ -198,11 +158,12 @@ impl Engine {
         if tiers.len() > 15 {
             return Err(ConfigError::Tiers(tiers.len()));
         }
-        check_ram(&ram, unit)?;
+        sizes::check_ram(&ram, unit)?;
         let end = ram.iter().map(|range| range.end().0).max().unwrap_or(0);
         let engine = Self {
             table: LogicalPageTable::new(PageNo(end)),
             ram,
+            unplugged: Mutex::new(unplugged),
             unit,
             eviction: Box::new(Clock::default()),
             staged: expel::Staged::default(),
@@ -217,7 +178,7 @@ impl Engine {
             mmu,
             overcommit,
         };
-        engine.check_budget(engine.arena.cap())?;
+        engine.check_sizes(engine.arena.cap(), unplugged)?;
         Ok(engine)
     }
 
@@ -234,11 +195,6 @@ impl Engine {
     /// Counters.
     pub fn stats(&self) -> &Stats {
         &self.stats
-    }
-
-    /// Pages of guest memory.
-    pub fn memory_pages(&self) -> u64 {
-        self.ram.iter().map(|range| range.pages).sum()
     }
 
     /// Whether `page` is guest RAM.
@@ -284,43 +240,6 @@ impl Engine {
             }
         }
         self.wake_background();
-    }
-
-    /// Changes the host budget, in pages, while the guest runs.
-    ///
-    /// Raising it lets waiting faults go on at once. Lowering it returns at once; the background thread
-    /// evicts the excess. Refused if guest memory would then not fit, unless overcommit is allowed.
-    pub fn set_budget(&self, pages: u64) -> Result<(), ConfigError> {
-        self.check_budget(pages)?;
-        let _passing = self.gate.pass();
-        self.arena.set_cap(pages);
-        self.wake_background();
-        Ok(())
-    }
-
-    fn check_budget(&self, host: u64) -> Result<(), ConfigError> {
-        let bytes = |pages: u64| Bytes(pages * PAGE_SIZE as u64);
-        let least = least_budget_pages(self.unit);
-        if host < least {
-            return Err(ConfigError::Budget {
-                found: bytes(host),
-                least: bytes(least),
-            });
-        }
-        let memory = self.memory_pages();
-        let reserve = reserve_pages(self.unit);
-        let tiers: u64 = self.tiers.iter().map(|tier| tier.guaranteed_pages()).sum();
-        let capacity = host - reserve + tiers;
-        if memory > capacity && !self.overcommit {
-            return Err(ConfigError::Capacity {
-                memory: bytes(memory),
-                capacity: bytes(capacity),
-                host: bytes(host),
-                reserve: bytes(reserve),
-                tiers: bytes(tiers),
-            });
-        }
-        Ok(())
     }
 
     /// The tier that an entry's hnode number (1 and up) names.

@@ -87,6 +87,7 @@ fn no_fault_waits_at_exact_capacity_with_several_handlers() {
         let guest = Guest::new();
         let config = Config {
             ram: vec![PageRange::new(PageNo(0), memory)],
+            unplugged: 0,
             unit,
             arena: Arena::new(host, unit).unwrap(),
             tiers: vec![Box::new(slow.unwrap())],

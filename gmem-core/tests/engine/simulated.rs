@@ -279,6 +279,7 @@ pub fn bench_with(
     let guest = Guest::new();
     let config = Config {
         ram: vec![PageRange::new(PageNo(0), memory)],
+        unplugged: 0,
         unit,
         arena: Arena::new(host, unit).unwrap(),
         tiers,

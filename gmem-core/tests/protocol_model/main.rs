@@ -1,26 +1,28 @@
 //! The migration protocol, model-checked: two accessors with a fault handler each, a background thread,
-//! two pages, an arena within a budget, two tiers, and a failure at any step.
+//! a device's thread, two pages, an arena within a budget, two tiers, and a failure at any step.
 //!
 //! The model takes the engine's steps, one action for each that others can see: a fault locks its page's
 //! entry and waits for that, everybody else only tries; eviction moves a page into an empty slot, waits
 //! for the accessors' acknowledgement, commits, and queues; passing on stores in the first tier that takes
 //! it, commits, and frees the slot; a fault takes a frame or makes room, loads, maps, wakes, commits, and
 //! frees the source; a staged page comes back with its own frame; a fault that finds everything full is
-//! put aside and tried again. The policy's choices are left to chance, so any policy is covered. A load
-//! or a move that fails ends the microVM, as in the engine: what the other threads have begun they end,
-//! and every page must still be whole.
+//! put aside and tried again. A device's thread gives pages back: it waits for the page's lock, takes the
+//! page out of the guest's reach, commits that it is nowhere, and frees where it was. The policy's choices
+//! are left to chance, so any policy is covered. A load or a move that fails ends the microVM, as in the
+//! engine: what the other threads have begun they end, and every page must still be whole.
 //!
 //! | file | has |
 //! |---|---|
 //! | `state` | what there is |
 //! | `parts` | arena, tiers, locks, guest |
 //! | `protocol` | who may do what next |
-//! | `steps`, `evict` | what that does |
+//! | `steps`, `evict`, `give` | what that does |
 //! | `reduce` | which states are the same, which steps are one |
 //! | `properties` | what must hold in every state |
 //! | `liveness` | what must be reachable from every state |
 
 mod evict;
+mod give;
 mod liveness;
 mod parts;
 mod properties;
@@ -43,6 +45,7 @@ fn tight() -> Protocol {
         tiers: [1, 1],
         accesses: [1, 1],
         failures: 0,
+        gives: 0,
         along: false,
         touched: state::PAGES,
     }
@@ -178,6 +181,46 @@ fn the_protocol_is_sound_when_the_budget_shrinks_and_grows() {
     };
     holds("two frames, then one", model, 300_000);
     holds("one frame, then two, then one", changing(), 20_000);
+}
+
+#[test]
+fn the_protocol_is_sound_when_pages_are_given_back() {
+    let one_page = Protocol {
+        touched: 1,
+        ..given_back(1, tight())
+    };
+    holds("two accessors", one_page, 400_000);
+    let twice = given_back(2, longer(3));
+    holds("three accesses, two pages given back", twice, 500_000);
+    let model = Protocol {
+        failures: 1,
+        ..given_back(1, longer(2))
+    };
+    holds("two accesses, a failure", model.clone(), 100_000);
+    ends("two accesses, a failure", model, 100_000);
+    ends("three accesses", given_back(1, longer(3)), 200_000);
+}
+
+fn given_back(gives: u8, model: Protocol) -> Protocol {
+    Protocol { gives, ..model }
+}
+
+#[test]
+fn a_page_that_is_free_before_its_accessors_know_is_found() {
+    let model = Protocol {
+        accesses: [2, 2],
+        touched: 1,
+        ..given_back(1, broken(Fault::GiveUnacknowledged))
+    };
+    is_found(model.clone(), must::NO_STALE_ACCESS);
+    is_found(model, must::BYTES);
+}
+
+#[test]
+fn a_page_that_is_given_back_without_its_lock_is_found() {
+    let model = given_back(1, broken(Fault::GiveUnlocked));
+    is_found(model.clone(), must::MMU_AGREES);
+    is_found(model, must::ONE_OWNER);
 }
 
 #[test]

@@ -115,7 +115,19 @@ fn slot_of(thread: &Thread) -> Option<usize> {
         | Step::CommitStaged { slot, .. }
         | Step::Store { slot, .. }
         | Step::CommitStored { slot, .. }
-        | Step::FreeSlot { slot } => Some(slot),
+        | Step::FreeSlot { slot }
+        | Step::GiveUnmap { slot, .. }
+        | Step::GiveFlush {
+            from: Place::Staged(slot),
+            ..
+        }
+        | Step::GiveCommit {
+            from: Place::Staged(slot),
+            ..
+        }
+        | Step::GiveFree {
+            from: Place::Staged(slot),
+        } => Some(slot),
         _ => None,
     }
 }
@@ -150,7 +162,7 @@ fn tiers_have_one_owner(state: &State) -> bool {
             let held = state.threads.iter().filter(|thread| match thread.step {
                 Step::FreeSource(incoming) => incoming.before == place,
                 Step::CommitStored { to, .. } | Step::DemoteCommit { to, .. } => to == place,
-                Step::DemoteFree { from } => from == place,
+                Step::DemoteFree { from } | Step::GiveFree { from } => from == place,
                 _ => false,
             });
             named.count() + held.count() == usize::from(state.tiers[tier][frame].is_some())

@@ -22,6 +22,10 @@ pub enum Fault {
     ForgetLocked,
     /// A fault that finds everything full is dropped.
     ForgetWaiting,
+    /// A page that is given back is free before the accessors have acknowledged that it is gone.
+    GiveUnacknowledged,
+    /// A page is given back without its lock.
+    GiveUnlocked,
 }
 
 /// The protocol, in one setting.
@@ -39,6 +43,8 @@ pub struct Protocol {
     /// Pages that they touch, from the first on.
     pub touched: usize,
     pub failures: u8,
+    /// Pages that are given back.
+    pub gives: u8,
     /// Whether faults may bring the other page along.
     pub along: bool,
 }
@@ -66,6 +72,8 @@ pub enum Action {
     Demote(usize),
     /// The background thread tries the waiting fault of this page again.
     Retry(usize),
+    /// A device's thread begins to give this page back.
+    Give(usize),
     /// Somebody sets the next budget.
     SetBudget,
 }
@@ -98,12 +106,14 @@ impl Model for Protocol {
             queue: Vec::new(),
             waiting: 0,
             written: [0; PAGES],
+            writes: [0; PAGES],
             accessors,
             threads: [Thread {
                 step: Step::Idle,
                 bring: None,
             }; THREADS],
             failures_left: self.failures,
+            gives_left: self.gives,
             budgets_left: self.budgets.len() as u8,
             fatal: false,
             wrong: None,
@@ -169,6 +179,11 @@ impl Protocol {
         match state.threads[number].step {
             Step::Idle if state.fatal => {}
             Step::Idle if number == BACKGROUND => self.background_actions(state, actions),
+            Step::Idle if number == DEVICE => {
+                if state.gives_left > 0 {
+                    actions.extend((0..self.touched).map(Action::Give));
+                }
+            }
             Step::Idle => {
                 if let Vcpu::Faulted(_) = state.accessors[number].vcpu {
                     actions.push(Action::ReadEvent(number, false));
@@ -179,6 +194,11 @@ impl Protocol {
             }
             Step::Lock { page, .. } => {
                 if !state.entries[page].locked || self.fault == Some(Fault::NoLock) {
+                    actions.push(go);
+                }
+            }
+            Step::GiveLock { page } => {
+                if !state.entries[page].locked || self.fault == Some(Fault::GiveUnlocked) {
                     actions.push(go);
                 }
             }
@@ -203,7 +223,7 @@ impl Protocol {
                     actions.push(fail);
                 }
             }
-            Step::Map(_) | Step::Unmap { .. } => {
+            Step::Map(_) | Step::Unmap { .. } | Step::GiveUnmap { .. } => {
                 actions.push(go);
                 if may_fail {
                     actions.extend([fail, busy]);
@@ -255,7 +275,9 @@ impl Protocol {
         if state.memory[frame] != Some(state.written[page]) {
             state.wrong = Some(Wrong::StaleAccess);
         } else if writes {
-            state.written[page] += 1;
+            // Never a number that the page had before it was given back.
+            state.writes[page] += 1;
+            state.written[page] = state.writes[page];
             state.memory[frame] = Some(state.written[page]);
         }
     }

@@ -24,8 +24,12 @@ impl Protocol {
                 | Step::Commit(_)
                 | Step::CommitStaged { .. }
                 | Step::CommitStored { .. }
-                | Step::DemoteCommit { .. } => true,
-                Step::Load(_) | Step::Unmap { .. } | Step::DemoteLoad { .. } => no_choice,
+                | Step::DemoteCommit { .. }
+                | Step::GiveCommit { .. } => true,
+                Step::Load(_)
+                | Step::Unmap { .. }
+                | Step::DemoteLoad { .. }
+                | Step::GiveUnmap { .. } => no_choice,
                 Step::Pick => bring.is_some_and(|bring| needs_no_frame(state, bring)),
                 _ => false,
             }

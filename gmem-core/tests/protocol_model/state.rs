@@ -12,10 +12,13 @@ pub const SLOTS: usize = 3;
 pub const FRAMES: usize = 3;
 /// Frames that each tier has at most.
 pub const TIER_FRAMES: usize = 2;
-/// Threads of the engine: a handler for each accessor, then the background thread.
-pub const THREADS: usize = ACCESSORS + 1;
+/// Threads of the engine: a handler for each accessor, then the background thread, then a device's that
+/// gives pages back.
+pub const THREADS: usize = ACCESSORS + 2;
 /// The background thread's number.
 pub const BACKGROUND: usize = ACCESSORS;
+/// The number of the device's thread.
+pub const DEVICE: usize = ACCESSORS + 1;
 
 /// What is in a frame that nobody has filled: no value that a page ever has.
 pub const GARBAGE: u8 = 0xee;
@@ -176,6 +179,26 @@ pub enum Step {
     DemoteFree {
         from: Place,
     },
+    /// Wait for the lock of a page that is given back.
+    GiveLock {
+        page: usize,
+    },
+    GiveUnmap {
+        page: usize,
+        slot: usize,
+    },
+    GiveFlush {
+        page: usize,
+        from: Place,
+    },
+    GiveCommit {
+        page: usize,
+        from: Place,
+    },
+    /// Free where the page was.
+    GiveFree {
+        from: Place,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -214,12 +237,16 @@ pub struct State {
     pub queue: Vec<usize>,
     /// Pages of faults that were put aside, as a mask.
     pub waiting: u8,
-    /// How often each page has been written: what it must say.
+    /// What each page must say: the number of its last write, zero if it was given back since.
     pub written: [u8; PAGES],
+    /// How often each page has been written.
+    pub writes: [u8; PAGES],
     pub accessors: [Accessor; ACCESSORS],
     pub threads: [Thread; THREADS],
     /// Failures that may still be injected.
     pub failures_left: u8,
+    /// Pages that will still be given back.
+    pub gives_left: u8,
     /// Changes of the budget that will still be made.
     pub budgets_left: u8,
     /// A failure ended the microVM.

@@ -57,6 +57,10 @@ impl Protocol {
                 state.entries[page].locked = true;
                 state.threads[BACKGROUND].step = Step::DemoteLoad { page, from };
             }
+            Action::Give(page) => {
+                state.gives_left -= 1;
+                state.threads[DEVICE].step = Step::GiveLock { page };
+            }
             Action::Go(number) => self.go(state, number, Luck::Good),
             Action::Busy(number) => {
                 state.failures_left -= 1;
@@ -106,6 +110,11 @@ impl Protocol {
             | Step::Queue { .. } => {
                 self.expel_step(state, number, step, luck);
             }
+            Step::GiveLock { .. }
+            | Step::GiveUnmap { .. }
+            | Step::GiveFlush { .. }
+            | Step::GiveCommit { .. }
+            | Step::GiveFree { .. } => self.give_step(state, number, step, luck),
             _ => self.store_step(state, number, step, luck),
         }
     }
@@ -264,7 +273,7 @@ pub fn fatal(state: &mut State, number: usize, step: Step) {
             }
             state.gave_up(incoming.page, incoming.before);
         }
-        Step::Unmap { page, slot } => {
+        Step::Unmap { page, slot } | Step::GiveUnmap { page, slot } => {
             state.empty_slot(slot);
             state.gave_up(page, Place::Mapped);
             state.unlock(page);

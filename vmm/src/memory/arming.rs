@@ -78,9 +78,10 @@ pub(super) struct Armed {
 }
 
 impl Armed {
-    /// Arms `ram`, with handlers on `cpus`. No vCPU may run.
+    /// Arms `ram`, of which `unplugged` bytes are not plugged in, with handlers on `cpus`. No vCPU may run.
     pub(super) fn new(
         ram: &Arc<GuestRam>,
+        unplugged: u64,
         plan: &Plan,
         cpus: &[usize],
         failure: &Arc<Failure>,
@@ -96,6 +97,7 @@ impl Armed {
         let arena = Arena::new(plan.budget / PAGE_SIZE as u64, plan.unit)?;
         let config = engine::Config {
             ram: ranges(ram),
+            unplugged: unplugged / PAGE_SIZE as u64,
             unit: plan.unit,
             arena,
             tiers: tiers(&plan.lower)?,
@@ -111,7 +113,7 @@ impl Armed {
         userfault
             .register(slots.0, len, Mode::WriteProtect)
             .map_err(step("registering the arena with userfaultfd"))?;
-        for region in ram.regions() {
+        for region in ram.mapped() {
             let start = ram.base() + region.start as usize;
             userfault
                 .register(start, region.size as usize, Mode::MissingAndWriteProtect)
@@ -135,8 +137,7 @@ impl Armed {
 fn ranges(ram: &GuestRam) -> Vec<PageRange> {
     let range =
         |start: u64, size: u64| PageRange::new(PageNo::of_address(start), size / PAGE_SIZE as u64);
-    ram.regions()
-        .iter()
+    ram.mapped()
         .map(|region| range(region.start, region.size))
         .collect()
 }
@@ -174,7 +175,7 @@ fn tiers(lower: &[Lower]) -> Result<Vec<Box<dyn Hnode>>, ArmError> {
 /// Fills up the blocks of which something is present, so that the engine finds whole ones.
 fn make_blocks_whole(ram: &GuestRam) -> Result<(), ArmError> {
     let pagemap = Pagemap::open().map_err(step("page map"))?;
-    for region in ram.regions() {
+    for region in ram.mapped() {
         let start = ram.base() + region.start as usize;
         let runs = pagemap
             .scan(start, region.size as usize)
@@ -196,7 +197,7 @@ fn make_blocks_whole(ram: &GuestRam) -> Result<(), ArmError> {
 fn adopt(ram: &GuestRam, engine: &Engine) -> Result<(), ArmError> {
     let pagemap = Pagemap::open().map_err(step("page map"))?;
     let (mut pages, mut blocks) = (Vec::new(), Vec::new());
-    for region in ram.regions() {
+    for region in ram.mapped() {
         let (start, len) = (ram.base() + region.start as usize, region.size as usize);
         let mut runs = pagemap.scan(start, len).map_err(step("page map"))?;
         if runs.iter().any(|run| run.swapped) {

@@ -10,6 +10,7 @@ use super::arming::{ArmError, Armed, step};
 use super::failure::Failure;
 use super::pagemap::Pagemap;
 use super::plan::Plan;
+use super::plugging::Plugged;
 use super::ram::GuestRam;
 use super::reserve::Backing;
 use super::server::{Server, Serving};
@@ -33,6 +34,7 @@ pub struct ManagedMemory {
     /// Held, not to write, by who changes which pages of plain memory are present; to write while these are
     /// counted.
     arming: RwLock<()>,
+    pub(super) plugged: Plugged,
     /// Somebody else's, in place of a plan.
     server: Option<Arc<dyn Server>>,
     serving: OnceLock<Box<dyn Serving>>,
@@ -62,6 +64,7 @@ impl ManagedMemory {
     /// Takes over `ram`. Without a plan it stays plain.
     pub fn new(ram: Arc<GuestRam>, plan: Option<Plan>) -> Self {
         Self {
+            plugged: Plugged::none(ram.pluggable()),
             ram,
             plan: plan.map(Mutex::new),
             cpus: OnceLock::new(),
@@ -197,8 +200,7 @@ impl ManagedMemory {
                 .sum::<u64>()
         };
         self.ram
-            .regions()
-            .iter()
+            .mapped()
             .map(|region| present(region.start, region.size))
             .sum()
     }
@@ -228,7 +230,9 @@ impl ManagedMemory {
     }
 
     fn fits(&self) -> bool {
-        self.budget().is_none_or(|budget| self.ram.size() <= budget)
+        // With all that may be plugged in: who touches that unasked stays within the budget too.
+        let most = self.ram.mapped().map(|region| region.size).sum::<u64>();
+        self.budget().is_none_or(|budget| most <= budget)
     }
 
     fn arm(&self) -> Result<(), ArmError> {
@@ -236,9 +240,11 @@ impl ManagedMemory {
             return Ok(());
         };
         let plan = plan.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let plugged = self.plugged.lock();
         let _arming = self.arming.write().unwrap_or_else(PoisonError::into_inner);
         let cpus = self.cpus.get().map_or(&[][..], Vec::as_slice);
-        let armed = Armed::new(&self.ram, &plan, cpus, &self.failure)?;
+        let unplugged = plugged.unplugged_bytes();
+        let armed = Armed::new(&self.ram, unplugged, &plan, cpus, &self.failure)?;
         // Whoever came first has armed it; there is one caller at a time.
         let _ = self.armed.set(armed);
         Ok(())

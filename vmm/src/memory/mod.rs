@@ -2,7 +2,8 @@
 //!
 //! [`ram`] is the guest's RAM as this process sees it. [`managed`] decides when it is armed, [`arming`]
 //! does it: from then on [`service`] reads faults from [`userfault`] and hands them to the engine of
-//! `gmem-core`, which moves frames through [`mmu`]. [`freeing`] is the side that devices see.
+//! `gmem-core`, which moves frames through [`mmu`]. [`freeing`] is the side that devices see,
+//! [`plugging`] memory that comes and goes in a running guest.
 
 pub mod arming;
 pub mod failure;
@@ -11,6 +12,7 @@ pub mod managed;
 mod mmu;
 pub mod pagemap;
 pub mod plan;
+pub mod plugging;
 pub mod ram;
 pub mod server;
 mod service;

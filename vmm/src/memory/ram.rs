@@ -26,6 +26,21 @@ pub enum RamError {
     /// The kernel gave no address range.
     #[error(transparent)]
     Reserve(#[from] ReserveError),
+    /// Memory that may be plugged in is not whole blocks above RAM.
+    #[error(
+        "memory of {size:#x} bytes that may be plugged in at guest-physical address {start:#x} does not do: give \
+         multiples of 2M from {least:#x} on, up to {limit:#x}"
+    )]
+    Pluggable {
+        /// First address.
+        start: u64,
+        /// Bytes.
+        size: u64,
+        /// The least first address.
+        least: u64,
+        /// Most that the end may be.
+        limit: u64,
+    },
     /// The address range could not be cut into RAM and the hole for devices.
     #[error("guest memory of {size} bytes cannot be laid out: {source}")]
     Layout {
@@ -70,6 +85,7 @@ impl RamRegion {
 #[derive(Debug)]
 pub struct GuestRam {
     regions: Vec<RamRegion>,
+    pluggable: Option<RamRegion>,
     // Before the range that it is a view of.
     view: GuestMemoryMmap,
     space: Reservation,
@@ -81,8 +97,19 @@ impl GuestRam {
     pub const LIMIT: u64 =
         (layout::PAGE_DIRECTORIES << 30) - (layout::MMIO_END - layout::MMIO_START);
 
+    /// Where memory that may be plugged in ends at the latest. Each block of addresses below costs a few bytes.
+    pub const PLUGGABLE_END: u64 = 1 << 40;
+
     /// Reserves `size` bytes of guest RAM, a multiple of 4 KiB.
     pub fn new(size: u64) -> Result<Self, RamError> {
+        Self::with_pluggable(size, None)
+    }
+
+    /// As [`GuestRam::new`], with a region above RAM, in whole blocks of 2 MiB, that may be plugged in later.
+    ///
+    /// It is no RAM for who describes the machine to its guest ([`GuestRam::regions`], [`GuestRam::size`]), but
+    /// mapped like it from the start, and wants a memory slot of KVM.
+    pub fn with_pluggable(size: u64, pluggable: Option<RamRegion>) -> Result<Self, RamError> {
         if size == 0 || !size.is_multiple_of(PAGE_SIZE as u64) {
             return Err(RamError::Size(size));
         }
@@ -93,15 +120,23 @@ impl GuestRam {
             });
         }
         let regions = regions_of(size);
-        let end = regions.last().map_or(0, RamRegion::end) as usize;
+        let ram_end = regions.last().map_or(0, RamRegion::end);
+        if let Some(region) = &pluggable {
+            check_pluggable(region, ram_end)?;
+        }
+        let mapped_regions = || regions.iter().chain(&pluggable);
+        let end = mapped_regions().last().map_or(0, RamRegion::end) as usize;
         let failed = |source| RamError::Layout { size, source };
         let space = Reservation::new(end, Backing::AsConfigured)?;
-        if let [low, high] = &regions[..] {
-            let hole = (high.start - low.end()) as usize;
-            space.make_hole(low.end() as usize, hole).map_err(failed)?;
+        for (below, above) in mapped_regions().zip(mapped_regions().skip(1)) {
+            let hole = (above.start - below.end()) as usize;
+            if hole > 0 {
+                let hole = space.make_hole(below.end() as usize, hole);
+                hole.map_err(failed)?;
+            }
         }
         let mut mapped = Vec::new();
-        for region in &regions {
+        for region in mapped_regions() {
             // SAFETY: the range was mapped just above and stays mapped until the value is dropped, which
             // drops this view of it first; the view is not handed out of the crate.
             let mapping = unsafe {
@@ -122,17 +157,29 @@ impl GuestRam {
             .map_err(|error| failed(io::Error::other(error)))?;
         Ok(Self {
             regions,
+            pluggable,
             view,
             space,
         })
     }
 
-    /// RAM, in order of addresses: one region, or two around the hole for devices.
+    /// RAM, in order of addresses: one region, or two around the hole for devices. Without what may be plugged
+    /// in.
     pub fn regions(&self) -> &[RamRegion] {
         &self.regions
     }
 
-    /// Bytes of RAM.
+    /// What may be plugged in.
+    pub fn pluggable(&self) -> Option<RamRegion> {
+        self.pluggable
+    }
+
+    /// All that is mapped: RAM, then what may be plugged in.
+    pub fn mapped(&self) -> impl Iterator<Item = RamRegion> {
+        self.regions.iter().copied().chain(self.pluggable)
+    }
+
+    /// Bytes of RAM, without what may be plugged in.
     pub fn size(&self) -> u64 {
         self.regions.iter().map(|region| region.size).sum()
     }
@@ -147,10 +194,9 @@ impl GuestRam {
         self.space.start()
     }
 
-    /// Whether all of `len` bytes at `gpa` are RAM (and in one region).
+    /// Whether all of `len` bytes at `gpa` are mapped (and in one region).
     pub fn contains(&self, gpa: u64, len: u64) -> bool {
-        self.regions
-            .iter()
+        self.mapped()
             .any(|region| gpa >= region.start && gpa < region.end() && len <= region.end() - gpa)
     }
 
@@ -185,7 +231,7 @@ impl GuestRam {
 
     /// Asks the kernel for pages of this size from here on. What is present stays as it is.
     pub fn set_backing(&self, backing: Backing) -> io::Result<()> {
-        self.regions.iter().try_for_each(|region| {
+        self.mapped().try_for_each(|region| {
             self.space
                 .set_backing(region.start as usize, region.size as usize, backing)
         })
@@ -217,6 +263,22 @@ impl GuestRam {
     }
 }
 
+fn check_pluggable(region: &RamRegion, least: u64) -> Result<(), RamError> {
+    let limit = GuestRam::PLUGGABLE_END;
+    let RamRegion { start, size } = *region;
+    let whole = |bytes: u64| bytes.is_multiple_of(BLOCK_SIZE as u64);
+    let inside = start >= least && start <= limit && size <= limit - start;
+    if size > 0 && whole(start) && whole(size) && inside {
+        return Ok(());
+    }
+    Err(RamError::Pluggable {
+        start,
+        size,
+        least: least.next_multiple_of(BLOCK_SIZE as u64),
+        limit,
+    })
+}
+
 /// Cuts `size` bytes of RAM at the hole for devices.
 fn regions_of(size: u64) -> Vec<RamRegion> {
     let low = size.min(layout::MMIO_START);
@@ -234,82 +296,4 @@ fn regions_of(size: u64) -> Vec<RamRegion> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GIB: u64 = 1 << 30;
-
-    #[test]
-    fn small_memory_is_one_aligned_region() {
-        let ram = GuestRam::new(64 << 20).unwrap();
-        assert_eq!(ram.base() % BLOCK_SIZE, 0);
-        assert_eq!(ram.regions().len(), 1);
-        assert_eq!(ram.size(), 64 << 20);
-        assert_eq!(ram.host_address(0x1234), Some(ram.base() + 0x1234));
-        assert_eq!(ram.guest_address(ram.base() + 0x1234), Some(0x1234));
-        assert_eq!(ram.host_address(64 << 20), None);
-        ram.write(0x5000, b"hello").unwrap();
-        let mut back = [0; 5];
-        ram.read(0x5000, &mut back).unwrap();
-        assert_eq!(&back, b"hello");
-        assert_eq!(
-            ram.write((64 << 20) - 2, b"hello"),
-            Err(NotRam {
-                gpa: (64 << 20) - 2,
-                len: 5
-            })
-        );
-    }
-
-    #[test]
-    fn memory_beyond_the_device_hole_continues_at_4_gib() {
-        let ram = GuestRam::new(4 * GIB).unwrap();
-        assert_eq!(
-            ram.regions(),
-            [
-                RamRegion {
-                    start: 0,
-                    size: 3 * GIB
-                },
-                RamRegion {
-                    start: 4 * GIB,
-                    size: GIB
-                }
-            ]
-        );
-        assert_eq!(ram.host_address(3 * GIB), None);
-        assert_eq!(
-            ram.host_address(4 * GIB),
-            Some(ram.base() + 4 * GIB as usize)
-        );
-        assert!(!ram.contains(3 * GIB - 8, 16));
-        ram.write(5 * GIB - 8, &[1; 8]).unwrap();
-        assert!(ram.write(3 * GIB, &[1]).is_err());
-    }
-
-    #[test]
-    fn odd_and_absurd_sizes_are_refused() {
-        assert!(matches!(GuestRam::new(0), Err(RamError::Size(0))));
-        assert!(matches!(GuestRam::new(4097), Err(RamError::Size(4097))));
-        assert!(matches!(
-            GuestRam::new(GuestRam::LIMIT + 4096),
-            Err(RamError::TooLarge { .. })
-        ));
-    }
-
-    #[test]
-    fn a_fresh_reservation_costs_no_memory() {
-        let ram = GuestRam::new(16 * GIB).unwrap();
-        let mut residency = vec![0u8; 512];
-        // SAFETY: asks about 2 MiB of our own mapping; the vector has one byte for each of its pages.
-        let rc = unsafe {
-            libc::mincore(
-                ram.base() as *mut libc::c_void,
-                512 * PAGE_SIZE,
-                residency.as_mut_ptr(),
-            )
-        };
-        assert_eq!(rc, 0);
-        assert!(residency.iter().all(|page| page & 1 == 0));
-    }
-}
+mod tests;
