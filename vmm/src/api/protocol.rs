@@ -32,6 +32,12 @@ pub enum Request {
         /// How much the guest is to do without, bytes: a multiple of 4096.
         bytes: u64,
     },
+    /// Ask the guest to have so much memory plugged in. Answered by [`PluggedAnswer`] at once; the guest plugs and
+    /// unplugs what it can, when it can.
+    Plug {
+        /// Beyond what it started with, bytes: a multiple of 2 MiB.
+        bytes: u64,
+    },
     /// Let no vCPU run until `resume`. Answered by [`ActivityAnswer`] when all stand still.
     Pause {},
     /// Take `pause` back. Answered by [`ActivityAnswer`].
@@ -46,7 +52,7 @@ pub enum RequestError {
     /// Not JSON, or not of this shape.
     #[error(
         "not a request: {0}; send one JSON object a line, like {{\"command\":\"status\"}}; the commands are \
-         status, budget (with bytes), balloon (with bytes), pause, resume and \
+         status, budget (with bytes), balloon (with bytes), plug (with bytes), pause, resume and \
          stop"
     )]
     Shape(#[from] serde_json::Error),
@@ -84,6 +90,9 @@ pub struct Status {
     /// The balloon, where there is one.
     #[serde(default)]
     pub balloon: Option<BalloonAnswer>,
+    /// Memory that can be plugged, where there is any.
+    #[serde(default)]
+    pub plugged: Option<PluggedAnswer>,
     /// As in the report. The first tier is the host; its `used_bytes` are the frames that exist.
     pub memory: Memory,
     /// As in the report.
@@ -108,6 +117,15 @@ pub struct BalloonAnswer {
     pub target_bytes: u64,
     /// What it has given, bytes.
     pub actual_bytes: u64,
+}
+
+/// How much memory is plugged in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluggedAnswer {
+    /// What the guest was asked to have, bytes.
+    pub requested_bytes: u64,
+    /// What it has, bytes.
+    pub plugged_bytes: u64,
 }
 
 /// The vCPUs were paused or resumed.

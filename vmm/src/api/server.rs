@@ -9,7 +9,9 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::connection::Connection;
-use super::protocol::{self, ActivityAnswer, BalloonAnswer, BudgetAnswer, Request, Status};
+use super::protocol::{
+    self, ActivityAnswer, BalloonAnswer, BudgetAnswer, PluggedAnswer, Request, Status,
+};
 use super::socket::ControlSocket;
 use crate::devices::Devices;
 use crate::figures::Figures;
@@ -170,6 +172,10 @@ impl Desk {
                 Ok(()) => protocol::done(self.balloon().unwrap_or_default()),
                 Err(error) => protocol::failed(&error),
             },
+            Request::Plug { bytes } => match devices.set_plugged(bytes) {
+                Ok(()) => protocol::done(self.plugged().unwrap_or_default()),
+                Err(error) => protocol::failed(&error),
+            },
             Request::Pause {} => match vcpus.pause(PAUSE_LIMIT) {
                 Ok(()) => protocol::done(activity()),
                 Err(_) if vcpus.activity() == Activity::Ended => {
@@ -198,6 +204,14 @@ impl Desk {
         })
     }
 
+    fn plugged(&self) -> Option<PluggedAnswer> {
+        let control = self.target.devices.plugged()?;
+        Some(PluggedAnswer {
+            requested_bytes: control.requested_bytes(),
+            plugged_bytes: control.plugged_bytes(),
+        })
+    }
+
     fn status(&self) -> Status {
         let Target { memory, vcpus, .. } = &self.target;
         let figures = Figures::of(memory);
@@ -206,6 +220,7 @@ impl Desk {
             armed: figures.snapshot.is_some(),
             budget_bytes: memory.budget(),
             balloon: self.balloon(),
+            plugged: self.plugged(),
             waiting: figures.snapshot.map_or(0, |snapshot| snapshot.waiting),
             memory: figures.memory,
             faults: figures.faults,

@@ -10,7 +10,9 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::{size, summary};
-use crate::api::protocol::{ActivityAnswer, BalloonAnswer, BudgetAnswer, Request, Status};
+use crate::api::protocol::{
+    ActivityAnswer, BalloonAnswer, BudgetAnswer, PluggedAnswer, Request, Status,
+};
 use crate::exit_code::ExitCode;
 use crate::kvm::control::Activity;
 
@@ -57,6 +59,12 @@ enum Command {
     /// Ask the guest for a balloon of a size: memory that it gives back
     Balloon {
         /// Such as 64M
+        #[arg(value_parser = size::parse_or_zero)]
+        size: u64,
+    },
+    /// Ask the guest to have so much memory plugged in, beyond what it started with
+    Plug {
+        /// Such as 256M
         #[arg(value_parser = size::parse_or_zero)]
         size: u64,
     },
@@ -146,6 +154,18 @@ fn run(mut client: Client, command: Command) -> Result<String, CtlError> {
                 "balloon {} of {}",
                 summary::size(actual_bytes),
                 summary::size(target_bytes)
+            ))
+        }
+        Command::Plug { size } => {
+            let answer = client.ask(&Request::Plug { bytes: size })?;
+            let PluggedAnswer {
+                requested_bytes,
+                plugged_bytes,
+            } = serde_json::from_value(answer)?;
+            Ok(format!(
+                "plugged {} of {}",
+                summary::size(plugged_bytes),
+                summary::size(requested_bytes)
             ))
         }
         Command::Pause => activity(client.ask(&Request::Pause {})?),

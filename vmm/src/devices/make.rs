@@ -8,13 +8,16 @@ use std::sync::Arc;
 use gmem_devices::virtio::balloon::{Balloon, BalloonControl, BalloonOptions};
 use gmem_devices::virtio::blk::{Blk, BlkOptions, OpenError};
 use gmem_devices::virtio::console::Console;
+use gmem_devices::virtio::mem::{Blocks, Mem, MemControl, MemOptions, RegionError};
 use gmem_devices::virtio::net::{Net, NetOptions, Tap, TapError};
 use gmem_devices::virtio::rng::Rng;
 use gmem_devices::virtio::vsock::{Vsock as VsockDevice, VsockError};
-use gmem_devices::virtio::{Device, DeviceMemory, Rate};
+use gmem_devices::virtio::{Device, Rate};
 use gmem_wire::layout;
 
 use crate::kvm::KvmError;
+use crate::memory::managed::ManagedMemory;
+use crate::memory::ram::RamRegion;
 
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +95,9 @@ pub enum DeviceError {
     /// A socket.
     #[error(transparent)]
     Vsock(#[from] VsockError),
+    /// Memory that can be plugged.
+    #[error("--hotplug: {0}")]
+    Region(#[from] RegionError),
     /// The host has no more descriptors.
     #[error("the devices' events cannot be made: {0}; look at `ulimit -n`")]
     Events(#[from] io::Error),
@@ -103,7 +109,26 @@ pub enum DeviceError {
 impl DeviceError {
     /// Whether the configuration is wrong, as opposed to the host.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::TooMany { .. } | Self::Disk(_) | Self::Vsock(_))
+        matches!(
+            self,
+            Self::TooMany { .. } | Self::Disk(_) | Self::Vsock(_) | Self::Region(_)
+        )
+    }
+}
+
+/// Linux plugs memory in pieces of this size, at multiples of it.
+const PIECE: u64 = 128 << 20;
+
+/// Blocks of memory come and go as the engine counts them.
+struct PluggedBlocks(Arc<ManagedMemory>);
+
+impl Blocks for PluggedBlocks {
+    fn plug(&mut self, gpa: u64, len: u64) -> io::Result<()> {
+        self.0.plug(gpa, len).map_err(io::Error::other)
+    }
+
+    fn unplug(&mut self, gpa: u64, len: u64) -> io::Result<()> {
+        self.0.unplug(gpa, len).map_err(io::Error::other)
     }
 }
 
@@ -112,6 +137,7 @@ impl DeviceError {
 pub(crate) struct Made {
     pub(super) devices: Vec<(String, Box<dyn Device>)>,
     pub(super) balloon: Option<(usize, BalloonControl)>,
+    pub(super) plugged: Option<(usize, MemControl)>,
     pub(super) typist: Option<UnixStream>,
 }
 
@@ -129,10 +155,20 @@ impl Made {
 }
 
 impl DeviceConfig {
+    /// Where memory can be plugged into a guest of `memory` bytes: above all of it, and above 4 GiB.
+    pub(crate) fn pluggable(&self, memory: u64) -> Option<RamRegion> {
+        let hole = layout::MMIO_END - layout::MMIO_START;
+        let start = (memory + hole).max(layout::MMIO_END);
+        self.hotplug.map(|size| RamRegion {
+            start: start.next_multiple_of(PIECE),
+            size,
+        })
+    }
+
     /// Makes the devices, over `memory`; a virtio console writes to `output`.
     pub(crate) fn make(
         &self,
-        memory: &Arc<dyn DeviceMemory>,
+        memory: &Arc<ManagedMemory>,
         output: Box<dyn Write + Send>,
     ) -> Result<Made, DeviceError> {
         let mut made = Made::default();
@@ -165,9 +201,15 @@ impl DeviceConfig {
         if self.rng {
             made.add("rng", Rng::new());
         }
+        if let Some(region) = memory.ram().pluggable() {
+            let options = MemOptions::new(region.start, region.size);
+            let blocks = Box::new(PluggedBlocks(Arc::clone(memory)));
+            let (mem, control) = Mem::new(memory.clone(), blocks, options)?;
+            made.plugged = Some((made.add("mem", mem), control));
+        }
         if self.balloon {
             let options = BalloonOptions::default();
-            let (balloon, control) = Balloon::new(Arc::clone(memory), options)?;
+            let (balloon, control) = Balloon::new(memory.clone(), options)?;
             made.balloon = Some((made.add("balloon", balloon), control));
         }
         Ok(made)

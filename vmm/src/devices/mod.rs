@@ -15,11 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gmem_devices::virtio::balloon::{BalloonControl, TargetError};
-use gmem_devices::virtio::{DeviceMemory, MmioDevice, NOTIFY_OFFSET, Stopped, WINDOW_SIZE};
+use gmem_devices::virtio::mem::{MemControl, RequestedSizeError};
+use gmem_devices::virtio::{MmioDevice, NOTIFY_OFFSET, Stopped, WINDOW_SIZE};
 use gmem_wire::layout;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::kvm::vm::Vm;
+use crate::memory::managed::ManagedMemory;
 
 const _: () = assert!(layout::VIRTIO_WINDOW == WINDOW_SIZE);
 
@@ -28,6 +30,7 @@ const _: () = assert!(layout::VIRTIO_WINDOW == WINDOW_SIZE);
 pub struct Devices {
     windows: Vec<MmioDevice>,
     balloon: Option<(usize, BalloonControl)>,
+    plugged: Option<(usize, MemControl)>,
     typist: Option<UnixStream>,
 }
 
@@ -42,17 +45,29 @@ pub enum BalloonError {
     Target(#[from] TargetError),
 }
 
+/// Why no other amount of memory can be plugged in.
+#[derive(Debug, thiserror::Error)]
+pub enum PluggedError {
+    /// None can.
+    #[error("this microVM has no memory to be plugged; start it with --hotplug SIZE")]
+    None,
+    /// The size does not do.
+    #[error(transparent)]
+    Size(#[from] RequestedSizeError),
+}
+
 impl Devices {
     /// Makes the devices of `config` over `memory`, a virtio console with this `output`, and gives them windows and interrupt lines of `vm`.
     pub fn new(
         vm: &Vm,
-        memory: &Arc<dyn DeviceMemory>,
+        memory: &Arc<ManagedMemory>,
         config: &DeviceConfig,
         output: Box<dyn Write + Send>,
     ) -> Result<Self, DeviceError> {
         let make::Made {
             devices,
             balloon,
+            plugged,
             typist,
         } = config.make(memory, output)?;
         if devices.len() > layout::VIRTIO_DEVICES {
@@ -64,7 +79,7 @@ impl Devices {
         for (number, (name, device)) in (0..).zip(devices) {
             let line = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
             vm.connect_line(&line, layout::VIRTIO_LINE + number)?;
-            let window = MmioDevice::new(name, device, Arc::clone(memory), line)?;
+            let window = MmioDevice::new(name, device, memory.clone(), line)?;
             let doorbell = address(number) + NOTIFY_OFFSET;
             for (queue, notifier) in (0..).zip(window.notifiers()) {
                 vm.connect_doorbell(notifier, doorbell, queue)?;
@@ -74,6 +89,7 @@ impl Devices {
         Ok(Self {
             windows,
             balloon,
+            plugged,
             typist,
         })
     }
@@ -106,6 +122,19 @@ impl Devices {
     /// The handle on the balloon, if there is one.
     pub fn balloon(&self) -> Option<&BalloonControl> {
         Some(&self.balloon.as_ref()?.1)
+    }
+
+    /// Asks the guest to have `bytes` of memory plugged in.
+    pub fn set_plugged(&self, bytes: u64) -> Result<(), PluggedError> {
+        let (device, control) = self.plugged.as_ref().ok_or(PluggedError::None)?;
+        control.set_requested_bytes(bytes)?;
+        self.windows[*device].config_changed();
+        Ok(())
+    }
+
+    /// The handle on memory that can be plugged, if there is any.
+    pub fn plugged(&self) -> Option<&MemControl> {
+        Some(&self.plugged.as_ref()?.1)
     }
 
     /// What a Linux kernel's command line has to say so that it finds the devices.

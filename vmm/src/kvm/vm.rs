@@ -28,7 +28,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Creates the machine and gives it all of `ram`, slot n for region n.
+    /// Creates the machine and gives it all of `ram`, with what may be plugged in: slot n for region n.
     pub fn new(host: &Host, ram: Arc<GuestRam>) -> Result<Self, KvmError> {
         let fd = host.kvm().create_vm().map_err(failed("KVM_CREATE_VM"))?;
         fd.set_identity_map_address(IDENTITY_MAP_ADDRESS)
@@ -44,7 +44,7 @@ impl Vm {
         // Older kernels lack it: they queue #UD before such an exit, which the run loop then takes back.
         let emulation_failures_exit = fd.enable_cap(&exit_on_failure).is_ok();
         fd.create_irq_chip().map_err(failed("KVM_CREATE_IRQCHIP"))?;
-        for (slot, region) in ram.regions().iter().enumerate() {
+        for (slot, region) in ram.mapped().enumerate() {
             let region = kvm_userspace_memory_region {
                 slot: slot as u32,
                 flags: 0,

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::sync::Arc;
 
 use gmem_devices::legacy::{ConsoleWires, Ports};
-use gmem_devices::virtio::DeviceMemory;
 use gmem_wire::port;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -46,7 +45,10 @@ impl Machine {
         setting: &Setting,
     ) -> Result<Self, BuildError> {
         let output = Output::new(output);
-        let ram = Arc::new(GuestRam::new(config.memory)?);
+        let ram = Arc::new(GuestRam::with_pluggable(
+            config.memory,
+            config.devices.pluggable(config.memory),
+        )?);
         let memory = match &setting.server {
             Some(server) => ManagedMemory::served_by(Arc::clone(&ram), Arc::clone(server)),
             None => ManagedMemory::new(Arc::clone(&ram), config.plan.clone()),
@@ -73,13 +75,7 @@ impl Machine {
         let vcpus = (0..config.cpus)
             .map(|index| Vcpu::new(&vm, index, config.cpus, &supported))
             .collect::<Result<Vec<_>, _>>()?;
-        let device_memory: Arc<dyn DeviceMemory> = memory.clone();
-        let devices = Devices::new(
-            &vm,
-            &device_memory,
-            &config.devices,
-            Box::new(output.clone()),
-        )?;
+        let devices = Devices::new(&vm, &memory, &config.devices, Box::new(output.clone()))?;
         write_boot_information(&ram, config, &kernel, &devices, &host, &vcpus)?;
         enter(&vcpus, &kernel.entry)?;
         let mut wires = ConsoleWires::default();
