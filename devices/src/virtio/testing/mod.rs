@@ -63,11 +63,16 @@ pub(crate) struct Bench<D: Device> {
 impl<D: Device> Bench<D> {
     /// A driver that has set up every queue at its largest size, and has not said that it is ready.
     pub(crate) fn new(device: D) -> Self {
+        Self::over(TestMemory::new(), device)
+    }
+
+    /// The same, for a device that was made with its memory.
+    pub(crate) fn over(memory: Arc<TestMemory>, device: D) -> Self {
         let line = EventFd::new(EFD_NONBLOCK).unwrap();
         let mut bench = Self {
             interrupt: Interrupt::new(line.try_clone().unwrap()),
             line,
-            memory: TestMemory::new(),
+            memory,
             rings: Vec::new(),
             queues: Vec::new(),
             next_buffer: BUFFERS,
