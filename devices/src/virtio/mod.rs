@@ -11,7 +11,7 @@
 //! | `interrupt` | the interrupt line with its two causes |
 //! | `span` | a request's buffers, checked |
 //! | `rate` | token buckets, for devices that may be limited |
-//! | [`blk`], [`console`], [`rng`] | the devices, a folder each: `device` and its queues, `request`, `metrics`, `state` for a snapshot |
+//! | [`balloon`], [`blk`], [`console`], [`rng`] | the devices, a folder each: `device` and its queues, `request`, `metrics`, `state` for a snapshot |
 //!
 //! A notification takes this way: the driver writes the queue's number to the register QueueNotify; KVM turns
 //! the write into a signal of the queue's eventfd; the worker wakes, takes the device's lock and calls
@@ -20,6 +20,7 @@
 //! The driver is not trusted. A queue that makes no sense ends in [`Broken`]: the device asks to be reset and
 //! does nothing until then; everything else goes on.
 
+pub mod balloon;
 pub mod blk;
 pub mod console;
 mod core;
