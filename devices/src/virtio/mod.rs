@@ -11,7 +11,7 @@
 //! | `interrupt` | the interrupt line with its two causes |
 //! | `span` | a request's buffers, checked |
 //! | `rate` | token buckets, for devices that may be limited |
-//! | [`balloon`], [`blk`], [`console`], [`mem`], [`net`], [`rng`] | the devices, a folder each: `device` and its queues, `request`, `metrics`, `state` for a snapshot |
+//! | [`balloon`], [`blk`], [`console`], [`mem`], [`net`], [`rng`], [`vsock`] | the devices, a folder each: `device` and its queues, `request`, `metrics`, `state` for a snapshot |
 //!
 //! A notification takes this way: the driver writes the queue's number to the register QueueNotify; KVM turns
 //! the write into a signal of the queue's eventfd; the worker wakes, takes the device's lock and calls
@@ -36,6 +36,7 @@ pub mod rng;
 mod span;
 #[cfg(test)]
 mod testing;
+pub mod vsock;
 mod worker;
 
 pub use self::core::{DeviceName, Stopped};
