@@ -21,6 +21,8 @@ mod state;
 mod tap;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod worker_test;
 
 pub use device::{Net, NetOptions};
 pub use metrics::Metrics;

@@ -1,6 +1,7 @@
 //! Who may send how much.
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -34,7 +35,9 @@ fn a_guest_that_keeps_to_its_credit_gets_all_bytes_across() {
     let stream = guest.connected();
     let all: Vec<u8> = (0..2 << 20).map(|at: u32| (at % 251) as u8).collect();
     let (mut sent, mut forwarded, mut arrived) = (0, 0u32, Vec::new());
+    let deadline = Instant::now() + Duration::from_secs(20);
     while arrived.len() < all.len() {
+        assert!(Instant::now() < deadline, "stuck after {sent} bytes");
         let room = BUFFER - (sent as u32).wrapping_sub(forwarded);
         let len = (room as usize).min(10_000).min(all.len() - sent);
         if len > 0 {
