@@ -1,0 +1,141 @@
+//! Linux's own drivers on disks, network, sockets, entropy and console, in one guest whose memory moves.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
+use std::thread;
+
+use crate::guest::Guest;
+use crate::support::gmem::TempDir;
+
+const MIB: usize = 1 << 20;
+
+/// Gives a peer back what it sends, until it stops sending.
+fn echo(mut stream: impl Read + Write) {
+    let mut piece = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = stream.read(&mut piece) {
+        if stream.write_all(&piece[..count]).is_err() {
+            return;
+        }
+    }
+}
+
+fn ip(args: &[&str]) {
+    let status = Command::new("ip")
+        .args(args)
+        .status()
+        .expect("this test needs `ip` (iproute2)");
+    assert!(status.success(), "ip {args:?}: {status}");
+}
+
+/// Puts this thread, and what it starts, into a network namespace of its own, with a tap interface tap0 at 10.0.0.1. It is gone
+/// with them.
+fn network() -> TcpListener {
+    // SAFETY: changes the calling thread's network namespace, nothing else.
+    let rc = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(
+        rc,
+        0,
+        "a network namespace needs root: {}",
+        std::io::Error::last_os_error()
+    );
+    ip(&["tuntap", "add", "tap0", "mode", "tap"]);
+    ip(&["addr", "add", "10.0.0.1/24", "dev", "tap0"]);
+    ip(&["link", "set", "tap0", "up"]);
+    TcpListener::bind("10.0.0.1:7").unwrap()
+}
+
+#[test]
+fn linux_drives_disks_network_sockets_entropy_and_console() {
+    // A thread of its own: its network is not the other tests'.
+    thread::spawn(drive).join().unwrap();
+}
+
+fn drive() {
+    let listener = network();
+    thread::spawn(move || listener.incoming().flatten().for_each(echo));
+    let dir = TempDir::new();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    File::create(path("disk.img"))
+        .unwrap()
+        .set_len(256 * MIB as u64)
+        .unwrap();
+    let (disk, socket) = (path("disk.img"), path("vsock"));
+    let to_host = UnixListener::bind(path("vsock_1024")).unwrap();
+    thread::spawn(move || to_host.incoming().flatten().for_each(echo));
+
+    let vsock = format!("cid=3,uds={socket}");
+    let mut guest = Guest::boot_in(
+        dir,
+        &[
+            "--memory",
+            "256M",
+            "--tier",
+            "host:96M",
+            "--tier",
+            "hbm:256M",
+            "--console",
+            "virtio",
+            "--disk",
+            &disk,
+            "--net",
+            "tap=tap0",
+            "--vsock",
+            &vsock,
+            "--rng",
+        ],
+        "gmem.test=rng,console,block,net,vsock gmem.consoles=hvc0 gmem.mb=100",
+    );
+    guest.wait_for("hvc0 waits for a line");
+    guest.type_in("a line for hvc0\n");
+    guest.wait_for("hvc0 got 'a line for hvc0'");
+    guest.wait_for("port 1025 waits for the host");
+    to_guest(&socket);
+    let ended = guest.end_well(&["rng", "console", "block", "net", "vsock"]);
+    assert!(ended.console.contains("block: read back, the same"));
+    assert!(
+        ended
+            .console
+            .contains("net: 100 MiB to 10.0.0.1 and back, the same")
+    );
+    assert!(
+        ended
+            .console
+            .contains("vsock: 100 MiB to the host and back, the same")
+    );
+}
+
+/// Connects to the guest's port 1025, which gives back what it gets.
+fn to_guest(socket: &str) {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(b"CONNECT 1025\n").unwrap();
+    let mut answer = Vec::new();
+    while answer.last() != Some(&b'\n') {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    assert!(
+        answer.starts_with(b"OK "),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    let sent: Vec<u8> = (0..MIB).map(|n| (n * 7 + n / 251) as u8).collect();
+    let mut writer = stream.try_clone().unwrap();
+    let for_writer = sent.clone();
+    let writer = thread::spawn(move || {
+        writer.write_all(&for_writer).unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    writer.join().unwrap();
+    assert!(
+        got == sent,
+        "{} of {} bytes came back, or others",
+        got.len(),
+        sent.len()
+    );
+}
