@@ -29,7 +29,7 @@ const UNSAFE: &[&str] = &[
     "devices/src/virtio/blk",
     "devices/src/virtio/console",
     "devices/src/virtio/net",
-    "devices/src/virtio/span.rs",
+    "devices/src/virtio/rate.rs",
     "devices/src/virtio/vsock",
     // Runs without an operating system.
     "guest-kernel/src/boot",

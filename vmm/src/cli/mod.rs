@@ -32,7 +32,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a microVM until it ends.
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Look at a running microVM and control it.
     Ctl(ctl::CtlArgs),
     /// Measure what the memory system costs, on this host
@@ -51,7 +51,7 @@ struct CheckArgs {
 /// Does what the process's arguments ask for. `started` is when the process began.
 pub fn main(started: Instant) -> ExitCode {
     match Cli::parse().command {
-        Command::Run(args) => run::execute(args, started),
+        Command::Run(args) => run::execute(*args, started),
         Command::Ctl(args) => ctl::execute(args),
         Command::Bench(args) => bench::execute(args),
         Command::Check(CheckArgs { json }) => match check::run(&mut std::io::stdout(), json) {

@@ -159,9 +159,9 @@ impl Devices {
 
     /// Ends the devices' workers, after the last vCPU; false if one is still busy after `limit`.
     pub fn stop(&self, limit: Duration) -> bool {
-        self.windows
-            .iter()
-            .fold(true, |all, device| device.stop(limit) && all)
+        // All of them, not only up to the first that is busy.
+        let busy = self.windows.iter().filter(|device| !device.stop(limit));
+        busy.count() == 0
     }
 }
 
