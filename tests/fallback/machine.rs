@@ -10,7 +10,8 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 const MEMORY: usize = 0x20_0000;
-const PML4: u64 = 0x1000;
+/// The top-level page table.
+pub const PML4: u64 = 0x1000;
 /// The level of 2 MiB pages.
 pub const DIRECTORY: u64 = 0x3000;
 const GDT: u64 = 0x5000;

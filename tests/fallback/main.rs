@@ -7,3 +7,4 @@ mod machine;
 mod privileged;
 mod refusals;
 mod speed;
+mod user;

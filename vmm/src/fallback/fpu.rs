@@ -71,7 +71,7 @@ impl Fpu {
             changed: false,
         };
         fpu.initialise(X87 | SSE);
-        fpu.put(at::MXCSR_MASK, &host_mxcsr_mask().to_le_bytes());
+        fpu.put(at::MXCSR_MASK, &mxcsr_mask().to_le_bytes());
         fpu
     }
 
@@ -147,14 +147,6 @@ impl Fpu {
         u32::from_le_bytes(self.get(at::MXCSR))
     }
 
-    /// Bits that MXCSR has; others are reserved.
-    pub(super) fn mxcsr_mask(&self) -> u32 {
-        match u32::from_le_bytes(self.get(at::MXCSR_MASK)) {
-            0 => DEFAULT_MXCSR_MASK,
-            mask => mask,
-        }
-    }
-
     /// XMM register `number`, 0 to 15.
     pub(super) fn xmm(&self, number: usize) -> u128 {
         u128::from_le_bytes(self.get(at::XMM.start + 16 * (number % 16)))
@@ -199,16 +191,21 @@ impl Fpu {
     }
 }
 
-/// What FXSAVE says on this processor, which is the guest's as well.
-fn host_mxcsr_mask() -> u32 {
+/// Bits that MXCSR has on this processor, which is the guest's as well; others are reserved.
+pub(super) fn mxcsr_mask() -> u32 {
     static MASK: OnceLock<u32> = OnceLock::new();
     *MASK.get_or_init(|| {
         let mut area = FxsaveArea([0; 512]);
         // SAFETY: 512 writable bytes at a multiple of 16; every x86-64 processor has FXSAVE.
         unsafe { _fxsave64(area.0.as_mut_ptr()) };
         let mask = area.0[at::MXCSR_MASK..at::MXCSR_MASK + 4].iter();
-        mask.rev()
+        match mask
+            .rev()
             .fold(0, |mask, &byte| mask << 8 | u32::from(byte))
+        {
+            0 => DEFAULT_MXCSR_MASK,
+            mask => mask,
+        }
     })
 }
 

@@ -5,7 +5,7 @@
 use iced_x86::Instruction;
 
 use super::area::Area;
-use super::fpu::{SSE, X87, at};
+use super::fpu::{SSE, X87, at, mxcsr_mask};
 use super::machine::{Exception, Flow, Machine, Stop, control};
 use super::physical::Access;
 use super::xsave::{read_x87, x87_head};
@@ -52,7 +52,7 @@ pub(super) fn fxrstor(
         let mut mxcsr = [0; 4];
         area.read(at::MXCSR, &mut mxcsr)?;
         let mxcsr = u32::from_le_bytes(mxcsr);
-        if mxcsr & !fpu.mxcsr_mask() != 0 {
+        if mxcsr & !mxcsr_mask() != 0 {
             return Err(Exception::protection().into());
         }
         fpu.set_mxcsr(mxcsr);
@@ -76,7 +76,7 @@ pub(super) fn stmxcsr(machine: &mut Machine, instruction: &Instruction) -> Resul
 pub(super) fn ldmxcsr(machine: &mut Machine, instruction: &Instruction) -> Result<Flow, Stop> {
     sse::available(machine)?;
     let mxcsr = machine.read(instruction, 0, false)? as u32;
-    if mxcsr & !machine.fpu()?.mxcsr_mask() != 0 {
+    if mxcsr & !mxcsr_mask() != 0 {
         return Err(Exception::protection().into());
     }
     machine.fpu_mut()?.set_mxcsr(mxcsr);

@@ -19,26 +19,28 @@ const ROUNDS: usize = 200;
 /// A save area.
 #[repr(C, align(64))]
 #[derive(Clone)]
-pub(super) struct Area([u8; AREA]);
+pub(super) struct Area(pub [u8; AREA]);
 
 impl Area {
-    fn zero() -> Box<Self> {
+    /// All zeros.
+    pub(super) fn zero() -> Box<Self> {
         Box::new(Self([0; AREA]))
     }
 
-    fn put(&mut self, at: usize, bytes: &[u8]) {
+    /// Writes bytes.
+    pub(super) fn put(&mut self, at: usize, bytes: &[u8]) {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
     }
 }
 
 /// One instruction and what it starts from.
-struct Case {
+pub(super) struct Case {
     /// Extended state, as XRSTOR loads it.
-    state: Box<Area>,
+    pub state: Box<Area>,
     /// The memory operand.
-    target: Box<Area>,
+    pub target: Box<Area>,
     /// EDX:EAX.
-    mask: u64,
+    pub mask: u64,
 }
 
 /// What the CPU made of a case.
@@ -110,16 +112,28 @@ macro_rules! instructions {
     };
 }
 
-/// The components that this process may use and that [`Area`] has room for.
-fn enabled() -> u64 {
+/// XCR0: the components that this process may use.
+fn xcr0() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: every CPU that runs KVM has XSAVE, and every kernel turns it on.
     unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high) };
-    (u64::from(high) << 32 | u64::from(low)) & Layout::host().all()
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Those of them that are tried: [`Area`] has room for them, and random values do no harm. Protection keys
+/// would take this process's memory away.
+pub(super) fn enabled() -> u64 {
+    const PROTECTION_KEYS: u64 = 1 << 9;
+    xcr0() & Layout::host().all() & !PROTECTION_KEYS
+}
+
+/// Those that are not tried.
+pub(super) fn left_alone() -> u64 {
+    xcr0() & !enabled()
 }
 
 /// A vCPU in this state.
-struct Held(Box<Area>);
+pub(super) struct Held(pub Box<Area>);
 
 impl Processor for Held {
     fn fpu(&self) -> std::result::Result<Fpu, Stop> {
@@ -143,7 +157,7 @@ impl Processor for Held {
     }
 }
 
-fn random_case(random: &mut Random) -> Case {
+pub(super) fn random_case(random: &mut Random) -> Case {
     let mut state = Area::zero();
     let mut fill = |area: &mut Area, range: std::ops::Range<usize>| {
         range
@@ -166,11 +180,12 @@ fn random_case(random: &mut Random) -> Case {
     Case {
         state,
         target,
-        mask: match random.next() % 4 {
-            0 => u64::MAX,
-            1 => random.next() & 3,
-            _ => random.next(),
-        },
+        mask: !left_alone()
+            & match random.next() % 4 {
+                0 => u64::MAX,
+                1 => random.next() & 3,
+                _ => random.next(),
+            },
     }
 }
 
@@ -198,13 +213,13 @@ fn well_formed(area: &mut Area, random: &mut Random) {
 }
 
 /// Guest memory that ends with the operand.
-fn ram() -> Ram {
+pub(super) fn ram() -> Ram {
     let ram = Ram::new(0x20_0000);
     identity_map(&ram);
     ram
 }
 
-fn machine_for<'a>(ram: &'a Ram, held: &'a Held, case: &Case) -> Machine<'a> {
+pub(super) fn machine_for<'a>(ram: &'a Ram, held: &'a Held, case: &Case) -> Machine<'a> {
     ram.put(TARGET, &case.target.0);
     let mut machine = long_mode(ram);
     machine.processor = held;

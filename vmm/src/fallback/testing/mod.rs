@@ -3,7 +3,10 @@
 mod cpu;
 mod faults;
 mod fpu;
+mod malformed;
 mod paging;
+mod syscall;
+mod system;
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;

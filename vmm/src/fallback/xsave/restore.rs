@@ -5,7 +5,7 @@ use iced_x86::Instruction;
 use super::layout::Component;
 use super::{ALIGNMENT, COMPACTED, Components, Form, Layout, components};
 use crate::fallback::area::Area;
-use crate::fallback::fpu::{AVX, Fpu, INITIAL_MXCSR, SSE, X87, at};
+use crate::fallback::fpu::{AVX, Fpu, INITIAL_MXCSR, SSE, X87, at, mxcsr_mask};
 use crate::fallback::machine::{Exception, Machine, Stop};
 use crate::fallback::physical::Access;
 
@@ -82,8 +82,8 @@ fn restored(
     }
     // MXCSR belongs to SSE; in the standard format it is always in the area, and AVX brings it too.
     let mxcsr = match header.compacted {
-        None if requested & (SSE | AVX) != 0 => Some(read_mxcsr(area, &fpu)?),
-        Some(_) if present & SSE != 0 => Some(read_mxcsr(area, &fpu)?),
+        None if requested & (SSE | AVX) != 0 => Some(read_mxcsr(area)?),
+        Some(_) if present & SSE != 0 => Some(read_mxcsr(area)?),
         Some(_) if requested & SSE != 0 => Some(INITIAL_MXCSR),
         _ => None,
     };
@@ -127,11 +127,11 @@ fn restored(
     Ok(fpu)
 }
 
-fn read_mxcsr(area: &mut Area, fpu: &Fpu) -> Result<u32, Stop> {
+fn read_mxcsr(area: &mut Area) -> Result<u32, Stop> {
     let mut bytes = [0; 4];
     area.read(at::MXCSR, &mut bytes)?;
     let mxcsr = u32::from_le_bytes(bytes);
-    match mxcsr & !fpu.mxcsr_mask() {
+    match mxcsr & !mxcsr_mask() {
         0 => Ok(mxcsr),
         _ => Err(Exception::protection().into()),
     }
