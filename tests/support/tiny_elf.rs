@@ -177,6 +177,12 @@ pub mod code {
         unless_equal(vec![0x81, 0xbe, 0x02, 0x02, 0, 0, 0x48, 0x64, 0x72, 0x53])
     }
 
+    /// Ends with verdict 33 unless ECX has all bits set.
+    pub fn expect_ones() -> Vec<u8> {
+        // cmp $-1, %ecx
+        unless_equal(vec![0x83, 0xf9, 0xff])
+    }
+
     /// An SSE instruction: pxor %xmm0, %xmm0.
     pub fn pxor() -> Vec<u8> {
         vec![0x66, 0x0f, 0xef, 0xc0]

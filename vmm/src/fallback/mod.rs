@@ -16,14 +16,25 @@
 //! | `state` | KVM's registers into a `Machine`, and back, with the exception to raise |
 //! | `fetch` | bytes (of the exit, otherwise of guest memory) into a decoded instruction |
 //! | `dispatch` | the instruction's mnemonic to the code that does it |
-//! | `integer`, `x87`, `sse` | the instructions |
-//! | `operand` | registers, effective addresses, memory operands |
+//! | `integer`, `bits`, `sse`, `x87`, `fxsave`, `xsave`, `system` | the instructions |
+//! | `syscall` | system calls that a KVM without VMX and SVM loses |
+//! | `fpu` | extended state, as KVM gives it |
+//! | `operand`, `area` | registers, effective addresses, memory operands of a few bytes and of many |
 //! | `walk` | guest-virtual to guest-physical, with the CPU's faults |
 //! | `physical` | guest-physical memory, given by the caller |
 //!
-//! Covered is 64-bit code: `int3`, `fwait`, `fnclex`, `emms`, `clac`, `stac`, `popcnt`, `cmpxchg16b`,
-//! and the SSE and SSE2 moves and integer instructions of a compiler. The semantics follow
-//! the Intel SDM, volumes 2 and 3 (4.5 to 4.8 for paging), and are tested against the CPU.
+//! Covered is 64-bit code, of these instructions:
+//!
+//! - `int3`, `ud0` to `ud2`; `nop`, `pause`, `endbr`, fences, prefetches and other hints;
+//! - `popcnt`, `lzcnt`, `tzcnt`, BMI1, BMI2, ADX, `movbe`, `crc32`, `cmpxchg16b`, `rdrand`, `rdseed`;
+//! - `fwait`, `fnclex`, `fninit`, `emms`, `fnstcw`, `fldcw`, `fnstsw`, `fild`; `ldmxcsr`, `stmxcsr`;
+//! - `fxsave`, `fxrstor`, `xsave`, `xsaveopt`, `xsavec`, `xrstor`, without and with REX.W; `xsaves` and `xrstors` while
+//!   there are no supervisor components (IA32_XSS is 0); `xgetbv`, `xsetbv`;
+//! - `clac`, `stac`, `sysret`, `rdfsbase` and its like, `verr`, `verw`, `clflush`, `clflushopt`, `clwb`, `wbinvd`;
+//! - the SSE and SSE2 moves and integer instructions of a compiler.
+//!
+//! The semantics follow the Intel SDM, volumes 1 to 3 (volume 3, 4.5 to 4.8, for paging), and are tested
+//! against the CPU. What they cost is in docs/fallback.md.
 
 mod area;
 mod bits;
@@ -80,8 +91,13 @@ pub fn enable(vm: &VmFd) -> Result<bool, kvm_ioctls::Error> {
 /// CPU would raise; then the vCPU can be run again.
 ///
 /// `bytes` are those of the exit ([`failed_instruction`]); what is missing, all if it is empty, is
-/// fetched from guest memory. Call it from the vCPU's thread, between two `KVM_RUN`s. It reads and
-/// writes guest memory and waits for pages that are not there, like the vCPU itself.
+/// fetched from guest memory. Call it from the vCPU's thread, after the exit and before the next `KVM_RUN`. It
+/// reads and writes guest memory and waits for pages that are not there, like the vCPU itself.
+///
+/// Registers and exceptions are left in the page that KVM shares with this process (this needs
+/// `KVM_CAP_SYNC_REGS`): KVM takes them at the next `KVM_RUN`, also if that ends at once because of
+/// `immediate_exit`. Until then `KVM_GET_REGS` and its like return what was before, and what their
+/// counterparts set is overwritten.
 ///
 /// # Errors
 ///

@@ -1,10 +1,10 @@
-//! Between KVM's registers and a [`Machine`].
+//! Between KVM and a [`Machine`](super::machine::Machine): registers, extended state, exceptions.
 //!
 //! A request to KVM costs about 5 us where it emulates, several times the instruction's own work. KVM can
 //! leave general and control registers and events in the page that it shares with this process
 //! (`KVM_CAP_SYNC_REGS`) and take them back from there at the next `KVM_RUN`. The first instruction asks for that;
-//! from then on an instruction of general registers takes no request at all. Vcpus that never fail at an
-//! instruction never pay for it.
+//! from then on an instruction of general registers takes no request at all. A vCPU that never fails at an
+//! instruction never pays for it.
 
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_SHADOW, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events,

@@ -52,17 +52,19 @@ const SIGNATURE: u32 = 0x0003_06a9;
 ///   emulator each, instead of by words. `umip` and `pku` are not kept by KVM for code that runs natively.
 ///   The others are those of checksums and ciphers, whose SSE nobody emulates. AVX and AVX-512 stay: without
 ///   them the kernel would not save their state.
-/// - `tsc=reliable`: the kernel's checks of the time stamp counter against other clocks fail at 1 MIPS.
-/// - `lpj=1000000`: calibrating the delay loop would measure the emulator.
+/// - `tsc=reliable`: at 1 MIPS two clocks cannot be read closely enough for the kernel's check of the time stamp
+///   counter against kvm-clock.
 /// - `mitigations=off`: the kernel believes that this processor leaks, and would run `verw` (an exit) at each return
 ///   to user code and two sets of page tables, while its own code never runs on the processor at all.
-/// - `rodata=off`: protecting the kernel's text means to split its large pages, one emulated store at a time.
+///
+/// Not needed: a delay loop's calibration (`lpj=`), where the kernel has kvm-clock; and `rodata=off`, which makes no
+/// boot faster.
 pub fn linux_command_line(virtualization: Virtualization) -> &'static str {
     match virtualization {
         Virtualization::Vmx | Virtualization::Svm => "",
         Virtualization::Software => {
             "clearcpuid=popcnt,smap,fsgsbase,erms,fsrm,umip,pku,ssse3,sse4_1,sse4_2,aes,pclmulqdq,sha_ni \
-             tsc=reliable lpj=1000000 mitigations=off rodata=off"
+             tsc=reliable mitigations=off"
         }
     }
 }
