@@ -68,8 +68,10 @@ impl Guest {
         } else {
             "ttyS0"
         };
-        let line = format!("console={console} reboot=k panic=-1 quiet {words}");
-        let (kernel, initrd) = (image("vmlinux"), image("initramfs.cpio"));
+        let line = format!(
+            "console={console} reboot=k panic=-1 quiet rootfstype=ramfs retain_initrd {words}"
+        );
+        let (kernel, initrd) = (image("vmlinux"), image("initramfs-tools.cpio"));
         let (socket, report) = (path("control.sock"), path("report.json"));
         let mut args = vec!["run", "--kernel", &kernel, "--initrd", &initrd];
         args.extend([
@@ -109,7 +111,7 @@ impl Guest {
         while !written.contains(text) {
             let left = self.deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "no '{text}' within {LIMIT:?}: {written}");
-            let ended = written.contains("gmem: done");
+            let ended = written.contains("gmem: succeeded") || written.contains("gmem: failed");
             assert!(!ended, "the guest ended without '{text}': {written}");
             let pause = left.min(Duration::from_millis(500));
             written = self.console.more.wait_timeout(written, pause).unwrap().0;
