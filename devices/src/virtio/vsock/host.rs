@@ -36,7 +36,7 @@ pub enum VsockError {
     #[error("'{}' exists: stop the microVM that uses it, or remove it", .0.display())]
     Exists(PathBuf),
     /// Anything else.
-    #[error("socket '{}': {cause}", path.display())]
+    #[error("socket '{}': {cause}; give a path in a directory that exists and is writable", path.display())]
     Socket {
         /// What was asked for.
         path: PathBuf,
