@@ -44,6 +44,8 @@ pub(super) fn watch(
     let memory = Arc::clone(running.memory());
     let began = Instant::now();
     let every = if status.is_live() { LIVE } else { PLAIN };
+    // Where every key is the guest's, so is the screen.
+    let quiet = status.is_live() && input.as_ref().is_some_and(ConsoleInput::is_raw);
     let mut next = began + every;
     let mut stalled = false;
     let signal = loop {
@@ -68,7 +70,7 @@ pub(super) fn watch(
                 "there is room again; the guest goes on".to_owned()
             });
         }
-        if Instant::now() >= next {
+        if !quiet && Instant::now() >= next {
             next += every;
             status.show(progress(&engine.snapshot(), began));
         }
