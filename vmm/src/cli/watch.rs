@@ -80,6 +80,7 @@ pub(super) fn watch(
         server.close();
         server.stop_asked()
     });
+    running.devices().withdraw();
     // The terminal is the user's again.
     drop(input);
     signals.let_the_next_one_kill();

@@ -11,7 +11,7 @@ use gmem_devices::virtio::console::Console;
 use gmem_devices::virtio::mem::{Blocks, Mem, MemControl, MemOptions, RegionError};
 use gmem_devices::virtio::net::{Net, NetOptions, Tap, TapError};
 use gmem_devices::virtio::rng::Rng;
-use gmem_devices::virtio::vsock::{Vsock as VsockDevice, VsockError};
+use gmem_devices::virtio::vsock::{SocketFile, Vsock as VsockDevice, VsockError};
 use gmem_devices::virtio::{Device, Rate};
 use gmem_wire::layout;
 
@@ -143,6 +143,7 @@ pub(crate) struct Made {
     pub(super) balloon: Option<(usize, BalloonControl)>,
     pub(super) plugged: Option<(usize, MemControl)>,
     pub(super) typist: Option<UnixStream>,
+    pub(super) socket: Option<SocketFile>,
 }
 
 impl Made {
@@ -199,7 +200,9 @@ impl DeviceConfig {
             made.add("net", Net::new(Tap::open(&net.tap)?, options)?);
         }
         if let Some(vsock) = &self.vsock {
-            made.add("vsock", VsockDevice::new(vsock.cid.into(), &vsock.path)?);
+            let vsock = VsockDevice::new(vsock.cid.into(), &vsock.path)?;
+            made.socket = Some(vsock.socket_file());
+            made.add("vsock", vsock);
         }
         if self.rng {
             made.add("rng", Rng::new());
