@@ -1,6 +1,7 @@
 //! A run, watched: progress, stalls, failures, the end.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -87,7 +88,11 @@ pub(super) fn watch(
     // Before the end lets them go.
     let waiting = memory.engine().map_or(0, |engine| engine.stalls().waiting);
     let mut outcome = running.finish(signal);
-    drop(server);
+    match outcome.abandoned {
+        // Its thread may wait for one that is stuck.
+        true => mem::forget(server),
+        false => drop(server),
+    }
     status.clear();
     if outcome.reason == Reason::Asked
         && let Some(by) = asked
