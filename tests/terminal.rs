@@ -76,8 +76,12 @@ fn end(child: &mut Child) -> Option<i32> {
 }
 
 fn interrupt(child: &Child) {
+    signal(child, libc::SIGINT);
+}
+
+fn signal(child: &Child, signal: i32) {
     // SAFETY: the child has not been waited for, so the number is still its own.
-    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
 }
 
 #[test]
@@ -195,4 +199,40 @@ fn ctrl_a_x_ends_the_run_of_a_guest_that_reads_nothing_and_the_terminal_is_as_be
     ours.write_all(b"\x01x").unwrap();
     assert_eq!(end(&mut child), Some(1));
     assert_eq!(modes(&theirs), before);
+}
+
+#[test]
+fn the_end_of_the_terminal_is_an_orderly_one_unless_it_is_to_be_outlived() {
+    require_kvm();
+    let dir = TempDir::new();
+    let kernel = kernel(&dir, &[code::print("up\n"), code::halt()]);
+    let socket = dir.path().join("control");
+    let socket = socket.to_str().unwrap();
+    let start = |ignored: bool| {
+        let mut command = command(&["run", "--kernel", &kernel, "--api-sock", socket]);
+        // SAFETY: the call is allowed between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                let how = if ignored {
+                    libc::SIG_IGN
+                } else {
+                    libc::SIG_DFL
+                };
+                libc::signal(libc::SIGHUP, how);
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().unwrap();
+        wait_for(&follow(child.stdout.take().unwrap()), "up");
+        signal(&child, libc::SIGHUP);
+        child
+    };
+    let mut child = start(false);
+    assert_eq!(end(&mut child), Some(1));
+    assert_eq!(dir.listing(), ["kernel"], "the socket is left behind");
+    let mut child = start(true);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(child.try_wait().unwrap(), None, "by nohup it goes on");
+    interrupt(&child);
+    assert_eq!(end(&mut child), Some(1));
 }
