@@ -75,6 +75,22 @@ fn end(child: &mut Child) -> Option<i32> {
     }
 }
 
+/// Waits until nothing more comes into a pipe, whose writers are then stuck.
+fn wait_until_full(pipe: &impl AsRawFd) {
+    let (deadline, mut before) = (Instant::now() + LIMIT, -1);
+    loop {
+        let mut waiting: libc::c_int = 0;
+        // SAFETY: this ioctl writes an int.
+        unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &mut waiting) };
+        if waiting == before && waiting > 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{waiting} bytes are in the pipe");
+        before = waiting;
+        thread::sleep(Duration::from_millis(300));
+    }
+}
+
 fn interrupt(child: &Child) {
     signal(child, libc::SIGINT);
 }
@@ -119,19 +135,7 @@ fn a_run_ends_at_once_though_nobody_reads_its_output_while_somebody_types() {
     command.stdin(File::open("/dev/zero").unwrap());
     let mut child = command.spawn().unwrap();
     let stdout = child.stdout.take().unwrap();
-    // Until the pipe is full, and the vCPU is stuck.
-    let (deadline, mut before) = (Instant::now() + LIMIT, -1);
-    loop {
-        let mut waiting: libc::c_int = 0;
-        // SAFETY: this ioctl writes an int.
-        unsafe { libc::ioctl(stdout.as_raw_fd(), libc::FIONREAD, &mut waiting) };
-        if waiting == before && waiting > 0 {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{waiting} bytes are in the pipe");
-        before = waiting;
-        thread::sleep(Duration::from_millis(300));
-    }
+    wait_until_full(&stdout);
     assert!(control.exists() && vsock.exists());
     interrupt(&child);
     assert_eq!(end(&mut child), Some(1));
@@ -233,6 +237,24 @@ fn the_end_of_the_terminal_is_an_orderly_one_unless_it_is_to_be_outlived() {
     let mut child = start(true);
     thread::sleep(Duration::from_millis(300));
     assert_eq!(child.try_wait().unwrap(), None, "by nohup it goes on");
+    interrupt(&child);
+    assert_eq!(end(&mut child), Some(1));
+}
+
+#[test]
+fn a_run_ends_at_once_though_nobody_reads_what_it_says_either() {
+    require_kvm();
+    let dir = TempDir::new();
+    let kernel = kernel(&dir, &[flood()]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = command(&["run", "--kernel", &kernel, "--memory", "16M"]);
+    command.args(["--tier", "host:8M", "--tier", "hbm:16M"]);
+    command.stdout(writer.try_clone().unwrap()).stderr(writer);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    wait_until_full(&reader);
+    // Long enough for a line about its progress.
+    thread::sleep(Duration::from_millis(2500));
     interrupt(&child);
     assert_eq!(end(&mut child), Some(1));
 }

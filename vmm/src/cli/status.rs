@@ -3,6 +3,13 @@
 use std::io::{self, IsTerminal, Write};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::stderr;
+
+/// How long stderr has to take what is said. Nobody waits longer: least of all who would see the signal that ends the
+/// run.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Where status goes: a line that is rewritten on a terminal, plain lines elsewhere.
 #[derive(Debug)]
@@ -89,10 +96,16 @@ impl StatusLine {
 
     /// Prints a line that stays.
     pub(super) fn say(&self, text: &str) {
-        if !self.terminal {
-            return print(&format!("gmem: {text}\n"));
-        }
-        print(&self.lock().say(text));
+        self.say_within(text, Some(PATIENCE));
+    }
+
+    /// The same, and with no `patience` waits until somebody reads it.
+    pub(super) fn say_within(&self, text: &str, patience: Option<Duration>) {
+        let text = match self.terminal {
+            true => self.lock().say(text),
+            false => format!("gmem: {text}\n"),
+        };
+        stderr::write(&text, patience);
     }
 
     /// Takes the line away.
@@ -116,12 +129,8 @@ impl StatusLine {
     }
 }
 
-/// Not `eprint`, which panics where stderr is closed. One write, so that lines of several processes on
-/// one terminal do not mix.
 fn print(text: &str) {
-    if !text.is_empty() {
-        let _ = io::stderr().write_all(text.as_bytes());
-    }
+    stderr::write(text, Some(PATIENCE));
 }
 
 struct Beside<W> {

@@ -25,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const LIVE: Duration = Duration::from_millis(250);
 /// How often it is shown as a line of its own.
 const PLAIN: Duration = Duration::from_secs(2);
+/// How long stderr has to take the summary of a run that somebody has ended.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long faults wait for room before that is said.
 const STALLED: Duration = Duration::from_millis(300);
 
@@ -110,12 +112,13 @@ pub(super) fn watch(
     let figures = Figures::of(&memory);
     drop(still);
     if let Some(snapshot) = &figures.snapshot {
-        status.say(&summary::text(
+        let text = summary::text(
             snapshot,
             &figures.migrations,
             &outcome.integrity(),
             began.elapsed(),
-        ));
+        );
+        status.say_within(&text, outcome.is_urgent().then_some(LAST_WORDS));
     }
     Ok(Ended { outcome, figures })
 }
