@@ -3,6 +3,7 @@
 
 mod freeing;
 mod input;
+mod lost;
 mod plugging;
 mod stopping;
 mod support;

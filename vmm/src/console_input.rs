@@ -3,32 +3,36 @@
 //! On a terminal every key goes to the guest, Ctrl-C too: Ctrl-A then x ends the run, Ctrl-A twice types one.
 
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::process;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-use vmm_sys_util::terminal::Terminal;
 
 use crate::kvm::run_loop::Shared;
 use crate::poll::poll;
+use crate::terminal::{RawTerminal, in_foreground};
 
 /// Ctrl-A: the next key is for the monitor.
 const PREFIX: u8 = 1;
 /// After [`PREFIX`]: end the run.
 const QUIT: u8 = b'x';
-/// Between attempts to write to a virtio console that is full.
+/// Between attempts to type on a console that takes nothing and does not say when it will.
 const BREATH: Duration = Duration::from_millis(20);
+/// The same of one that says when it has room, but not in each of its modes.
+const LONG_BREATH: Duration = Duration::from_millis(200);
 /// How much is read at once: what the console's UART holds.
 const PIECE: usize = 64;
+/// Keys that wait for the guest, at most; more are lost, as a terminal loses them.
+const WAITING: usize = 4096;
 
 /// A thread that passes stdin on. Dropping it ends the thread and gives the terminal back as it was.
 pub struct ConsoleInput {
     stop: EventFd,
     thread: Option<JoinHandle<()>>,
-    raw: bool,
+    terminal: Option<RawTerminal>,
 }
 
 impl ConsoleInput {
@@ -36,23 +40,21 @@ impl ConsoleInput {
     pub fn start(shared: Arc<Shared>, drained: EventFd) -> io::Result<Self> {
         let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let stdin = io::stdin();
-        // SAFETY: both only ask the kernel; without a terminal the first gives -1.
-        let foreground = unsafe { libc::tcgetpgrp(stdin.as_raw_fd()) == libc::getpgrp() };
         // In the background nothing is read: the kernel would stop the process.
-        let readable = foreground || !stdin.is_terminal();
-        let raw = foreground && stdin.lock().set_raw_mode().is_ok();
+        let readable = !stdin.is_terminal() || in_foreground(stdin.as_raw_fd());
         let mut input = Self {
             stop,
             thread: None,
-            raw,
+            terminal: RawTerminal::take(stdin.as_raw_fd()),
         };
         if readable {
-            let stop = input.stop.try_clone()?;
             let typist = Typist {
                 shared,
                 drained,
-                stop,
-                keys: raw.then(Keys::default),
+                stop: input.stop.try_clone()?,
+                keys: input.is_raw().then(Keys::default),
+                waiting: Vec::new(),
+                ended: false,
             };
             let thread = thread::Builder::new().name("console-in".into());
             input.thread = Some(thread.spawn(move || typist.run())?);
@@ -62,7 +64,7 @@ impl ConsoleInput {
 
     /// Whether stdin is a terminal that gives every key to the guest.
     pub fn is_raw(&self) -> bool {
-        self.raw
+        self.terminal.is_some()
     }
 }
 
@@ -72,10 +74,6 @@ impl Drop for ConsoleInput {
         if let Some(thread) = self.thread.take() {
             // A panic has been printed; there is nobody left to tell.
             let _ = thread.join();
-        }
-        if self.raw {
-            // The terminal may be gone.
-            let _ = io::stdin().lock().set_canon_mode();
         }
     }
 }
@@ -87,68 +85,85 @@ struct Typist {
     stop: EventFd,
     /// On a terminal.
     keys: Option<Keys>,
+    /// Read, and not typed yet.
+    waiting: Vec<u8>,
+    /// Nothing more is to be read.
+    ended: bool,
 }
 
 impl Typist {
-    /// Until stdin ends, or the monitor does.
+    /// Until all of stdin is typed, or the monitor ends. Waits for nobody else: the guest may read nothing, and its
+    /// output may be stuck, and yet the key that ends the run has to work.
     fn run(mut self) {
-        let stdin = io::stdin().as_raw_fd();
-        let mut bytes = [0; PIECE];
-        while self.wait_for(stdin) {
-            // SAFETY: the buffer is writable and has the length given.
-            let read = unsafe { libc::read(stdin, bytes.as_mut_ptr().cast(), PIECE) };
-            let Ok(count @ 1..) = usize::try_from(read) else {
+        const NONE: i32 = -1;
+        loop {
+            let again = self.type_waiting();
+            if self.ended && self.waiting.is_empty() {
                 return;
-            };
-            let mut typed = bytes[..count].to_vec();
-            if let Some(keys) = &mut self.keys {
-                match keys.take(&bytes[..count]) {
-                    Some(rest) => typed = rest,
-                    None => {
-                        // The main thread takes it like any other.
-                        // SAFETY: sends this process a signal that it waits for.
-                        unsafe { libc::kill(process::id() as libc::pid_t, libc::SIGINT) };
+            }
+            let reads = !self.ended && (self.waiting.is_empty() || self.keys.is_some());
+            let stdin = io::stdin().as_raw_fd();
+            let fds = [
+                self.stop.as_raw_fd(),
+                if reads { stdin } else { NONE },
+                self.drained.as_raw_fd(),
+            ];
+            match poll(fds, again) {
+                Ok([false, readable, drained]) => {
+                    if drained {
+                        let _ = self.drained.read();
+                    }
+                    if readable && !self.read(stdin) {
                         return;
                     }
                 }
-            }
-            if !self.type_in(&typed) {
-                return;
+                _ => return,
             }
         }
     }
 
-    /// Types all of `bytes`, as fast as the guest reads; false if the monitor ends before.
-    fn type_in(&self, mut bytes: &[u8]) -> bool {
-        loop {
-            let virtio = self.shared.devices.typist();
-            let taken = match virtio {
+    /// Types what waits, as far as there is room. How long to wait before the rest is tried again.
+    fn type_waiting(&mut self) -> Option<Duration> {
+        while !self.waiting.is_empty() {
+            let (taken, breath) = match self.shared.devices.typist() {
                 // One that is full takes nothing.
-                Some(mut stream) => stream.write(bytes).unwrap_or(0),
-                None => self.shared.ports.type_in(bytes),
+                Some(mut stream) => (stream.write(&self.waiting).unwrap_or(0), BREATH),
+                None => match self.shared.ports.type_in(&self.waiting) {
+                    Some(taken) => (taken, LONG_BREATH),
+                    None => (0, BREATH),
+                },
             };
-            bytes = &bytes[taken..];
-            if bytes.is_empty() {
-                return true;
+            if taken == 0 {
+                return Some(breath);
             }
-            let room = match virtio {
-                Some(_) => !matches!(
-                    poll([self.stop.as_raw_fd(); 2], Some(BREATH)),
-                    Ok([true, _])
-                ),
-                None => self.wait_for(self.drained.as_raw_fd()),
-            };
-            if !room {
-                return false;
-            }
-            let _ = self.drained.read();
+            self.waiting.drain(..taken);
         }
+        None
     }
 
-    /// Waits until `fd` is readable; false if the monitor ends before.
-    fn wait_for(&self, fd: RawFd) -> bool {
-        let stop = self.stop.as_raw_fd();
-        matches!(poll([fd, stop], None), Ok([_, false]))
+    /// Reads what there is; false: the user ends the run.
+    fn read(&mut self, stdin: i32) -> bool {
+        let mut bytes = [0; PIECE];
+        // SAFETY: the buffer is writable and has the length given.
+        let read = unsafe { libc::read(stdin, bytes.as_mut_ptr().cast(), PIECE) };
+        let Ok(count @ 1..) = usize::try_from(read) else {
+            self.ended = true;
+            return true;
+        };
+        let bytes = &bytes[..count];
+        let Some(keys) = &mut self.keys else {
+            self.waiting.extend(bytes);
+            return true;
+        };
+        let Some(typed) = keys.take(bytes) else {
+            // The main thread takes it like any other.
+            // SAFETY: sends this process a signal that it waits for.
+            unsafe { libc::kill(process::id() as libc::pid_t, libc::SIGINT) };
+            return false;
+        };
+        self.waiting.extend(typed);
+        self.waiting.truncate(WAITING);
+        true
     }
 }
 

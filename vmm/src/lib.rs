@@ -17,3 +17,4 @@ pub mod outcome;
 mod poll;
 pub mod report;
 pub mod signals;
+mod terminal;

@@ -100,6 +100,11 @@ impl Outcome {
         }
     }
 
+    /// Whether the process is to end now, whoever reads its last words when.
+    pub fn is_urgent(&self) -> bool {
+        self.abandoned || self.kind() == OutcomeKind::Killed
+    }
+
     /// What the process ends with.
     pub fn exit_code(&self) -> ExitCode {
         match self.kind() {

@@ -4,8 +4,12 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-/// Waits until one of the descriptors is readable or closed, or `limit` is over, or a signal interrupts. Which ones are.
-pub(crate) fn poll(fds: [RawFd; 2], limit: Option<Duration>) -> io::Result<[bool; 2]> {
+/// Waits until one of the descriptors is readable or closed, or `limit` is over, or a signal interrupts. Which ones are;
+/// a negative one is not waited for.
+pub(crate) fn poll<const N: usize>(
+    fds: [RawFd; N],
+    limit: Option<Duration>,
+) -> io::Result<[bool; N]> {
     let mut polled = fds.map(|fd| libc::pollfd {
         fd,
         events: libc::POLLIN,

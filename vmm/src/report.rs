@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -210,7 +211,7 @@ impl ReportSink {
             }
             Some(Target::Stdout) => {
                 let stdout = io::stdout().lock();
-                let written = if wait || takes_more(stdout.as_fd()) {
+                let written = if wait || takes_more(stdout.as_fd(), PATIENCE) {
                     write_line(stdout, report)
                 } else {
                     Err(io::Error::other("nobody reads it"))
@@ -234,15 +235,18 @@ impl Drop for ReportSink {
     }
 }
 
-/// Whether a write of a page to `fd` would return at once, or will within a tenth of a second.
-fn takes_more(fd: BorrowedFd<'_>) -> bool {
+/// How long a stdout has to take the report that nobody may be reading.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Whether a write of a page to `fd` would return at once, or will within `limit`.
+pub(crate) fn takes_more(fd: BorrowedFd<'_>, limit: Duration) -> bool {
     let mut polled = libc::pollfd {
         fd: fd.as_raw_fd(),
         events: libc::POLLOUT,
         revents: 0,
     };
     // SAFETY: one writable pollfd is given.
-    unsafe { libc::poll(&mut polled, 1, 100) == 1 }
+    unsafe { libc::poll(&mut polled, 1, limit.as_millis() as libc::c_int) == 1 }
 }
 
 fn write_line(mut out: impl Write, report: &Report) -> io::Result<()> {

@@ -8,7 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::line_tap::{LineTap, ResultLine};
 
-/// Where the console's interrupt and its news go. By default nowhere: the bundled guest polls.
+/// Where the console's interrupt and its news go. By default nowhere: the bundled guest polls, and nobody types.
 #[derive(Debug, Default)]
 pub struct ConsoleWires {
     /// The interrupt line.
@@ -44,6 +44,8 @@ impl SerialEvents for Drained {
 }
 
 /// The guest's console. Output goes through a [`LineTap`], input is put in by [`Console::enqueue`].
+///
+/// Where there is input, output does not wait for the end of its line: it may be a prompt.
 #[derive(Debug)]
 pub struct Console<W: Write> {
     uart: Serial<Line, Drained, LineTap<W>>,
@@ -52,9 +54,13 @@ pub struct Console<W: Write> {
 impl<W: Write> Console<W> {
     /// A console that writes to `out`.
     pub fn new(out: W, wires: ConsoleWires) -> Self {
+        let tap = match wires.drained {
+            Some(_) => LineTap::at_once(out),
+            None => LineTap::new(out),
+        };
         let (line, drained) = (Line(wires.line), Drained(wires.drained));
         Self {
-            uart: Serial::with_events(line, drained, LineTap::new(out)),
+            uart: Serial::with_events(line, drained, tap),
         }
     }
 

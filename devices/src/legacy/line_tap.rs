@@ -1,7 +1,6 @@
-//! Passes the guest's console on, line by line, and keeps the line with the guest's result.
+//! Passes the guest's console on, by lines or at once, and keeps the line with the guest's result.
 
 use std::io::{self, Write};
-use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The longest line, in bytes, that is held back until its end; a longer one is passed on in pieces and
@@ -39,6 +38,9 @@ impl ResultLine {
 pub struct LineTap<W: Write> {
     out: Option<W>,
     line: Vec<u8>,
+    /// How much of the current line was passed on already.
+    passed: usize,
+    at_once: bool,
     /// Pieces of the current line were already passed on, because it is too long.
     overlong: bool,
     result: ResultLine,
@@ -50,8 +52,18 @@ impl<W: Write> LineTap<W> {
         Self {
             out: Some(out),
             line: Vec::new(),
+            passed: 0,
+            at_once: false,
             overlong: false,
             result: ResultLine::default(),
+        }
+    }
+
+    /// The same, with unfinished lines too: for who is to answer a prompt, and to see what is typed.
+    pub fn at_once(out: W) -> Self {
+        Self {
+            at_once: true,
+            ..Self::new(out)
         }
     }
 
@@ -72,31 +84,37 @@ impl<W: Write> LineTap<W> {
                 self.result.set(self.line.trim_ascii_end().to_vec());
             }
             self.overlong = false;
-            self.pass_on();
+            self.end_line();
         } else if self.line.len() >= MAX_LINE {
             self.overlong = true;
-            self.pass_on();
+            self.end_line();
         }
     }
 
+    fn end_line(&mut self) {
+        self.pass_on();
+        self.line.clear();
+        self.passed = 0;
+    }
+
     fn pass_on(&mut self) {
-        if self.line.is_empty() {
-            return;
-        }
-        let line = mem::take(&mut self.line);
+        let new = &self.line[self.passed..];
         if let Some(out) = &mut self.out
-            && out.write_all(&line).and_then(|()| out.flush()).is_err()
+            && !new.is_empty()
+            && out.write_all(new).and_then(|()| out.flush()).is_err()
         {
             self.out = None;
         }
-        self.line = line;
-        self.line.clear();
+        self.passed = self.line.len();
     }
 }
 
 impl<W: Write> Write for LineTap<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         bytes.iter().for_each(|&byte| self.push(byte));
+        if self.at_once {
+            self.pass_on();
+        }
         Ok(bytes.len())
     }
 
@@ -133,6 +151,20 @@ mod tests {
         assert_eq!(*sink.0.lock().unwrap(), [b"one\n".to_vec()]);
         tap.finish();
         assert_eq!(*sink.0.lock().unwrap(), [b"one\n".to_vec(), b"tw".to_vec()]);
+    }
+
+    #[test]
+    fn a_prompt_is_seen_before_its_line_ends_and_what_ends_it_may_be_a_result() {
+        let sink = Sink::default();
+        let mut tap = LineTap::at_once(sink.clone());
+        let result = b"{\"workload\":1}\n";
+        for byte in b"# ls\n".iter().chain(result) {
+            tap.write_all(&[*byte]).unwrap();
+            assert_eq!(sink.0.lock().unwrap().concat().last(), Some(byte));
+        }
+        tap.finish();
+        assert_eq!(sink.0.lock().unwrap().concat(), b"# ls\n{\"workload\":1}\n");
+        assert_eq!(tap.result().get().unwrap(), b"{\"workload\":1}");
     }
 
     #[test]

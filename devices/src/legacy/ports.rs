@@ -95,9 +95,14 @@ impl<W: Write> Ports<W> {
         Action::Continue
     }
 
-    /// Types `bytes` on the console; returns how many found room.
-    pub fn type_in(&self, bytes: &[u8]) -> usize {
-        self.console().enqueue(bytes)
+    /// Types `bytes` on the console; returns how many found room. `None`: a vCPU has the console just now, and may
+    /// have it for long, stuck in writing to an output that nobody reads.
+    pub fn type_in(&self, bytes: &[u8]) -> Option<usize> {
+        match self.console.try_lock() {
+            Ok(mut console) => Some(console.enqueue(bytes)),
+            Err(TryLockError::Poisoned(console)) => Some(console.into_inner().enqueue(bytes)),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     fn console(&self) -> MutexGuard<'_, Console<W>> {
@@ -161,6 +166,32 @@ mod tests {
         ports.finish();
         drop(ports);
         assert_eq!(out, b"{\"workload\":2}\nrest");
+    }
+
+    #[test]
+    fn who_types_does_not_wait_for_an_output_that_nobody_reads() {
+        struct Stuck(std::sync::mpsc::Receiver<()>);
+        impl Write for Stuck {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                let _ = self.0.recv();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (read, output) = std::sync::mpsc::channel();
+        let ports = Ports::new(Stuck(output), ConsoleWires::default());
+        assert_eq!(ports.type_in(b"a"), Some(1));
+        std::thread::scope(|scope| {
+            scope.spawn(|| ports.write(port::SERIAL, b"\n"));
+            while ports.type_in(b"").is_some() {
+                std::thread::yield_now();
+            }
+            assert_eq!(ports.type_in(b"b"), None);
+            drop(read);
+        });
+        assert_eq!(ports.type_in(b"b"), Some(1));
     }
 
     #[test]

@@ -114,14 +114,18 @@ impl<'g> Guest<'g> {
         queue.set_next_avail(queue.next_avail().wrapping_sub(1));
     }
 
-    /// Gives the request `head` of queue `queue` back, with `written` bytes written into it.
+    /// Gives the request `head` of queue `queue` back, with `written` bytes written into it. Of a queue that the
+    /// driver has stopped, the rings are the driver's again, and nothing is told.
     pub fn give_back(&mut self, queue: usize, head: u16, written: u32) -> Result<(), Broken> {
-        Ok(self.queues[queue].add_used(self.memory, head, written)?)
+        if self.uses(queue) {
+            self.queues[queue].add_used(self.memory, head, written)?;
+        }
+        Ok(())
     }
 
     /// Interrupts the driver if it wants to hear of what was given back to `queue`. Once for a batch.
     pub fn signal(&mut self, queue: usize) -> Result<(), Broken> {
-        if self.queues[queue].needs_notification(self.memory)? {
+        if self.uses(queue) && self.queues[queue].needs_notification(self.memory)? {
             self.interrupt.used();
         }
         Ok(())
@@ -129,12 +133,18 @@ impl<'g> Guest<'g> {
 
     /// Asks the driver not to notify `queue` while it is worked on.
     pub fn disable_notification(&mut self, queue: usize) -> Result<(), Broken> {
-        Ok(self.queues[queue].disable_notification(self.memory)?)
+        if self.uses(queue) {
+            self.queues[queue].disable_notification(self.memory)?;
+        }
+        Ok(())
     }
 
     /// Asks for notifications of `queue` again, without which none may come. True: something came meanwhile, look
-    /// again.
+    /// again. Of a queue that the driver does not use, none come.
     pub fn enable_notification(&mut self, queue: usize) -> Result<bool, Broken> {
+        if !self.uses(queue) {
+            return Ok(false);
+        }
         let more = self.queues[queue].enable_notification(self.memory)?;
         Ok(more && !self.cut_short.contains(queue))
     }

@@ -10,6 +10,7 @@ mod plan;
 pub mod run;
 pub mod size;
 mod status;
+mod stderr;
 mod summary;
 pub mod tier;
 mod watch;

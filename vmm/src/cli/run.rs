@@ -1,11 +1,11 @@
 //! `gmem run`: one microVM, from its options to its exit code.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use gmem_wire::exit;
@@ -14,6 +14,7 @@ use super::device_args::DeviceArgs;
 use super::memory::{self, MemoryArg};
 use super::plan;
 use super::status::StatusLine;
+use super::stderr;
 use super::tier::{self, TierArg};
 use super::watch::{Ended, watch};
 use crate::api::server::{Server, Target};
@@ -30,6 +31,8 @@ use crate::signals::{TerminationSignals, survive_file_size_limit};
 
 /// What the bundled guest does if nobody says otherwise.
 const DEFAULT_WORKLOAD: &str = "verify epochs=3";
+/// How long stderr has to take the last words of a run that somebody has ended.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The options of `gmem run`.
 #[derive(Debug, Args)]
@@ -99,11 +102,14 @@ impl Failure {
 pub fn execute(args: RunArgs, started: Instant) -> ExitCode {
     let sink = match args.report.as_deref().map(ReportSink::open).transpose() {
         Ok(sink) => sink,
-        Err(error) => return complain(ExitCode::Usage, &error.to_string()),
+        Err(error) => {
+            complain(&error.to_string(), None);
+            return ExitCode::Usage;
+        }
     };
     let memory_bytes = args.memory.size;
     let bundled = args.kernel.is_none();
-    let (mut code, mut report, abandoned) = match run(args) {
+    let (mut code, mut report, abandoned, urgent) = match run(args) {
         Ok(ended) => {
             let mut report = ended.outcome.report(started);
             ended.describe(&mut report);
@@ -111,20 +117,22 @@ pub fn execute(args: RunArgs, started: Instant) -> ExitCode {
                 exit_code(&ended.outcome, bundled),
                 report,
                 ended.outcome.abandoned,
+                ended.outcome.is_urgent(),
             )
         }
         Err(failure) => {
             let mut report = Report::new(OutcomeKind::Error);
             report.message = Some(failure.message);
-            (failure.code, report, false)
+            (failure.code, report, false, false)
         }
     };
     report.memory.size_bytes = memory_bytes;
+    let patience = urgent.then_some(PATIENCE);
     if let Some(message) = &report.message {
-        complain(code, message);
+        complain(message, patience);
     }
-    if let Some(Err(error)) = sink.map(|sink| sink.write(&report, !abandoned)) {
-        complain(code, &error.to_string());
+    if let Some(Err(error)) = sink.map(|sink| sink.write(&report, !urgent)) {
+        complain(&error.to_string(), patience);
         if code == ExitCode::Success {
             code = ExitCode::Failed;
         }
@@ -215,8 +223,6 @@ fn config(args: RunArgs, plan: Option<Plan>) -> Config {
     }
 }
 
-fn complain(code: ExitCode, message: &str) -> ExitCode {
-    // Not `eprintln`, which panics where stderr is closed.
-    let _ = writeln!(io::stderr(), "gmem: {message}");
-    code
+fn complain(message: &str, patience: Option<Duration>) {
+    stderr::write(&format!("gmem: {message}\n"), patience);
 }

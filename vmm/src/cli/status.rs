@@ -1,13 +1,71 @@
 //! A line at the foot of the terminal that says how things stand, and stays out of the console's way.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::stderr;
+
+/// How long stderr has to take what is said. Nobody waits longer: least of all who would see the signal that ends the
+/// run.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Where status goes: a line that is rewritten on a terminal, plain lines elsewhere.
 #[derive(Debug)]
 pub(super) struct StatusLine {
     terminal: bool,
-    shown: Mutex<String>,
+    line: Mutex<Line>,
+}
+
+/// The terminal's last line.
+#[derive(Debug, Default)]
+struct Line {
+    text: String,
+    /// It is on the terminal.
+    shown: bool,
+    /// The output stands in the middle of a line of its own, such as a prompt: not to be written over.
+    taken: bool,
+}
+
+impl Line {
+    /// What makes room for something else.
+    fn clear(&mut self) -> &'static str {
+        match mem::take(&mut self.shown) {
+            true => CLEAR,
+            false => "",
+        }
+    }
+
+    /// What shows the status, where it may be shown.
+    fn show(&mut self) -> String {
+        if self.taken || self.text.is_empty() {
+            return String::new();
+        }
+        self.shown = true;
+        format!("{CLEAR}{}", self.text)
+    }
+
+    /// What shows `text` as a line that stays.
+    fn say(&mut self, text: &str) -> String {
+        let before = match mem::take(&mut self.taken) {
+            true => "\n",
+            false => self.clear(),
+        };
+        format!("{before}gmem: {text}\n{}", self.show())
+    }
+
+    /// What has to be printed before the output goes on.
+    fn begin(&mut self) -> &'static str {
+        self.taken = true;
+        self.clear()
+    }
+
+    /// What has to be printed after the output has written something, which ends a line or does not.
+    fn end(&mut self, whole: bool) -> String {
+        self.taken = !whole;
+        self.show()
+    }
 }
 
 const CLEAR: &str = "\r\x1b[2K";
@@ -17,7 +75,7 @@ impl StatusLine {
     pub(super) fn on_stderr() -> Self {
         Self {
             terminal: io::stderr().is_terminal(),
-            shown: Mutex::default(),
+            line: Mutex::default(),
         }
     }
 
@@ -28,33 +86,33 @@ impl StatusLine {
 
     /// Shows `text`: in place of the last on a terminal, as a line of its own elsewhere.
     pub(super) fn show(&self, text: String) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.terminal {
-            print(&format!("{CLEAR}{text}"));
-            *shown = text;
-        } else {
-            print(&format!("gmem: {text}\n"));
+        if !self.terminal {
+            return print(&format!("gmem: {text}\n"));
         }
+        let mut line = self.lock();
+        line.text = text;
+        print(&line.show());
     }
 
     /// Prints a line that stays.
     pub(super) fn say(&self, text: &str) {
-        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let (clear, again) = if self.terminal {
-            (CLEAR, shown.as_str())
-        } else {
-            ("", "")
+        self.say_within(text, Some(PATIENCE));
+    }
+
+    /// The same, and with no `patience` waits until somebody reads it.
+    pub(super) fn say_within(&self, text: &str, patience: Option<Duration>) {
+        let text = match self.terminal {
+            true => self.lock().say(text),
+            false => format!("gmem: {text}\n"),
         };
-        print(&format!("{clear}gmem: {text}\n{again}"));
+        stderr::write(&text, patience);
     }
 
     /// Takes the line away.
     pub(super) fn clear(&self) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.terminal && !shown.is_empty() {
-            print(CLEAR);
-            shown.clear();
-        }
+        let mut line = self.lock();
+        line.text.clear();
+        print(line.clear());
     }
 
     /// A writer to `output` that takes the line away before it writes, and puts it back after a whole
@@ -65,12 +123,14 @@ impl StatusLine {
             output,
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Not `eprint`, which panics where stderr is closed. One write, so that lines of several processes on
-/// one terminal do not mix.
 fn print(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    stderr::write(text, Some(PATIENCE));
 }
 
 struct Beside<W> {
@@ -83,30 +143,41 @@ impl<W: Write> Write for Beside<W> {
         if !self.status.terminal {
             return self.output.write(bytes);
         }
-        {
-            let shown = self
-                .status
-                .shown
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if !shown.is_empty() {
-                print(CLEAR);
-            }
-        }
+        print(self.status.lock().begin());
         let written = self.output.write(bytes)?;
-        if bytes[..written].ends_with(b"\n") {
+        let whole = bytes[..written].ends_with(b"\n");
+        if whole {
             self.output.flush()?;
-            let shown = self
-                .status
-                .shown
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            print(&shown);
         }
+        print(&self.status.lock().end(whole));
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.output.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_stands_below_whole_lines_and_never_on_an_unfinished_one() {
+        let mut line = Line {
+            text: "half".into(),
+            ..Line::default()
+        };
+        let shown = format!("{CLEAR}half");
+        assert_eq!(line.show(), shown);
+        assert_eq!(line.begin(), CLEAR);
+        assert_eq!(line.end(true), shown, "behind a whole line");
+        assert_eq!(line.begin(), CLEAR);
+        assert_eq!(line.end(false), "", "behind a prompt");
+        assert_eq!(line.begin(), "", "what is typed there stays");
+        assert_eq!(line.show(), "");
+        assert_eq!(line.end(false), "");
+        assert_eq!(line.say("new"), format!("\ngmem: new\n{shown}"));
+        assert_eq!(line.say("more"), format!("{CLEAR}gmem: more\n{shown}"));
     }
 }

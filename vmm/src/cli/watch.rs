@@ -1,6 +1,7 @@
 //! A run, watched: progress, stalls, failures, the end.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const LIVE: Duration = Duration::from_millis(250);
 /// How often it is shown as a line of its own.
 const PLAIN: Duration = Duration::from_secs(2);
+/// How long stderr has to take the summary of a run that somebody has ended.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long faults wait for room before that is said.
 const STALLED: Duration = Duration::from_millis(300);
 
@@ -44,6 +47,8 @@ pub(super) fn watch(
     let memory = Arc::clone(running.memory());
     let began = Instant::now();
     let every = if status.is_live() { LIVE } else { PLAIN };
+    // Where every key is the guest's, so is the screen.
+    let quiet = status.is_live() && input.as_ref().is_some_and(ConsoleInput::is_raw);
     let mut next = began + every;
     let mut stalled = false;
     let signal = loop {
@@ -68,7 +73,7 @@ pub(super) fn watch(
                 "there is room again; the guest goes on".to_owned()
             });
         }
-        if Instant::now() >= next {
+        if !quiet && Instant::now() >= next {
             next += every;
             status.show(progress(&engine.snapshot(), began));
         }
@@ -78,13 +83,18 @@ pub(super) fn watch(
         server.close();
         server.stop_asked()
     });
+    running.devices().withdraw();
     // The terminal is the user's again.
     drop(input);
     signals.let_the_next_one_kill();
     // Before the end lets them go.
     let waiting = memory.engine().map_or(0, |engine| engine.stalls().waiting);
     let mut outcome = running.finish(signal);
-    drop(server);
+    match outcome.abandoned {
+        // Its thread may wait for one that is stuck.
+        true => mem::forget(server),
+        false => drop(server),
+    }
     status.clear();
     if outcome.reason == Reason::Asked
         && let Some(by) = asked
@@ -102,12 +112,13 @@ pub(super) fn watch(
     let figures = Figures::of(&memory);
     drop(still);
     if let Some(snapshot) = &figures.snapshot {
-        status.say(&summary::text(
+        let text = summary::text(
             snapshot,
             &figures.migrations,
             &outcome.integrity(),
             began.elapsed(),
-        ));
+        );
+        status.say_within(&text, outcome.is_urgent().then_some(LAST_WORDS));
     }
     Ok(Ended { outcome, figures })
 }

@@ -11,7 +11,7 @@ use gmem_devices::virtio::console::Console;
 use gmem_devices::virtio::mem::{Blocks, Mem, MemControl, MemOptions, RegionError};
 use gmem_devices::virtio::net::{Net, NetOptions, Tap, TapError};
 use gmem_devices::virtio::rng::Rng;
-use gmem_devices::virtio::vsock::{Vsock as VsockDevice, VsockError};
+use gmem_devices::virtio::vsock::{SocketFile, Vsock as VsockDevice, VsockError};
 use gmem_devices::virtio::{Device, Rate};
 use gmem_wire::layout;
 
@@ -111,7 +111,11 @@ impl DeviceError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::TooMany { .. } | Self::Disk(_) | Self::Vsock(_) | Self::Region(_)
+            Self::TooMany { .. }
+                | Self::Disk(_)
+                | Self::Tap(TapError::Name { .. } | TapError::OtherKind(_) | TapError::Busy(_))
+                | Self::Vsock(_)
+                | Self::Region(_)
         )
     }
 }
@@ -139,6 +143,7 @@ pub(crate) struct Made {
     pub(super) balloon: Option<(usize, BalloonControl)>,
     pub(super) plugged: Option<(usize, MemControl)>,
     pub(super) typist: Option<UnixStream>,
+    pub(super) socket: Option<SocketFile>,
 }
 
 impl Made {
@@ -158,11 +163,10 @@ impl DeviceConfig {
     /// Where memory can be plugged into a guest of `memory` bytes: above all of it, and above 4 GiB.
     pub(crate) fn pluggable(&self, memory: u64) -> Option<RamRegion> {
         let hole = layout::MMIO_END - layout::MMIO_START;
-        let start = (memory + hole).max(layout::MMIO_END);
-        self.hotplug.map(|size| RamRegion {
-            start: start.next_multiple_of(PIECE),
-            size,
-        })
+        // More memory than there are addresses is refused by whoever makes it.
+        let start = memory.saturating_add(hole).max(layout::MMIO_END);
+        let start = start.checked_next_multiple_of(PIECE).unwrap_or(u64::MAX);
+        self.hotplug.map(|size| RamRegion { start, size })
     }
 
     /// Makes the devices, over `memory`; a virtio console writes to `output`.
@@ -196,7 +200,9 @@ impl DeviceConfig {
             made.add("net", Net::new(Tap::open(&net.tap)?, options)?);
         }
         if let Some(vsock) = &self.vsock {
-            made.add("vsock", VsockDevice::new(vsock.cid.into(), &vsock.path)?);
+            let vsock = VsockDevice::new(vsock.cid.into(), &vsock.path)?;
+            made.socket = Some(vsock.socket_file());
+            made.add("vsock", vsock);
         }
         if self.rng {
             made.add("rng", Rng::new());
@@ -213,5 +219,41 @@ impl DeviceConfig {
             made.balloon = Some((made.add("balloon", balloon), control));
         }
         Ok(made)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_plugged_above_all_of_the_guests() {
+        let config = DeviceConfig {
+            hotplug: Some(2 << 20),
+            ..Default::default()
+        };
+        let start = |memory| config.pluggable(memory).unwrap().start;
+        assert_eq!(start(512 << 20), 4 << 30);
+        assert_eq!(start(3 << 30), 4 << 30);
+        assert_eq!(start((3 << 30) + 4096), (4 << 30) + PIECE);
+        // Sizes that no guest can have: refused later, and with words.
+        for memory in [u64::MAX - 4095, u64::MAX << 30] {
+            assert!(start(memory) >= memory);
+        }
+        assert_eq!(DeviceConfig::default().pluggable(512 << 20), None);
+    }
+
+    #[test]
+    fn names_of_interfaces_are_the_users_and_missing_drivers_the_hosts() {
+        let usage = |error: TapError| DeviceError::from(error).is_usage();
+        let name = || "tap0".to_owned();
+        assert!(usage(TapError::Name {
+            name: name(),
+            len: 99
+        }));
+        assert!(usage(TapError::OtherKind(name())));
+        assert!(usage(TapError::Busy(name())));
+        assert!(!usage(TapError::NoTun));
+        assert!(!usage(TapError::Permission(name())));
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use gmem_devices::virtio::balloon::{BalloonControl, TargetError};
 use gmem_devices::virtio::mem::{MemControl, RequestedSizeError};
+use gmem_devices::virtio::vsock::SocketFile;
 use gmem_devices::virtio::{MmioDevice, NOTIFY_OFFSET, Stopped, WINDOW_SIZE};
 use gmem_wire::layout;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -32,6 +33,7 @@ pub struct Devices {
     balloon: Option<(usize, BalloonControl)>,
     plugged: Option<(usize, MemControl)>,
     typist: Option<UnixStream>,
+    socket: Option<SocketFile>,
 }
 
 /// Why a balloon cannot be changed.
@@ -69,6 +71,7 @@ impl Devices {
             balloon,
             plugged,
             typist,
+            socket,
         } = config.make(memory, output)?;
         if devices.len() > layout::VIRTIO_DEVICES {
             return Err(DeviceError::TooMany {
@@ -91,6 +94,7 @@ impl Devices {
             balloon,
             plugged,
             typist,
+            socket,
         })
     }
 
@@ -155,6 +159,14 @@ impl Devices {
     /// Holds all devices still until the result is dropped. vCPUs first: one may be waiting for a device.
     pub fn hold(&self) -> Vec<Stopped<'_>> {
         self.windows.iter().map(MmioDevice::hold).collect()
+    }
+
+    /// Removes the files by which others reach the guest: the run is about to end, and may end beneath threads that
+    /// are stuck.
+    pub fn withdraw(&self) {
+        if let Some(socket) = &self.socket {
+            socket.remove();
+        }
     }
 
     /// Ends the devices' workers, after the last vCPU; false if one is still busy after `limit`.

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
 use std::ptr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
@@ -18,6 +18,14 @@ thread_local! {
     /// `immediate_exit` of the vCPU that this thread runs, or null. Initialised by a constant and without a
     /// destructor, so that reading it in a signal handler is a plain load.
     static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Guest pages are lost, and poisoned.
+static PAGES_LOST: AtomicBool = AtomicBool::new(false);
+
+/// Before a page of guest memory is poisoned, and after it was recorded that the microVM ends.
+pub fn pages_are_lost() {
+    PAGES_LOST.store(true, Ordering::SeqCst);
 }
 
 /// The signal that kicks a vCPU thread.
@@ -33,8 +41,10 @@ pub fn install_handler() -> io::Result<()> {
 }
 
 /// A guest's access to a page that is lost (poisoned) arrives as SIGBUS on its vCPU's thread: KVM takes it
-/// for broken hardware. The vCPU leaves the guest; whoever poisoned the page ends the microVM. On any other
-/// thread, or for any other reason, it is what it always is: the end of the process.
+/// for broken hardware. The vCPU leaves the guest; whoever poisoned the page ends the microVM. A thread of this
+/// process that copies from or to such a page, a device's for example, cannot go on, and waits for that end: nothing
+/// of the page may be made up.
+/// On the main thread, or for any other reason, it is what it always is: the end of the process.
 extern "C" fn on_bus_error(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
@@ -45,6 +55,16 @@ extern "C" fn on_bus_error(
     if code == BUS_MCEERR_AR && !IMMEDIATE_EXIT.get().is_null() {
         on_kick(signal, info, context);
         return;
+    }
+    // SAFETY: these only ask the kernel.
+    let main = unsafe { libc::gettid() == libc::getpid() };
+    // By the second code on a kernel that is built without care for broken memory.
+    let lost = matches!(code, BUS_MCEERR_AR | libc::BUS_ADRERR);
+    if lost && PAGES_LOST.load(Ordering::SeqCst) && !main {
+        loop {
+            // SAFETY: allowed in a handler. The thread is abandoned, and the process left beneath it.
+            unsafe { libc::pause() };
+        }
     }
     // SAFETY: restores the default, under which the same access, tried again on return, ends the process.
     unsafe { libc::signal(signal, libc::SIG_DFL) };

@@ -128,6 +128,7 @@ impl Parts {
                     self.failure.record(error);
                     // The vCPU that waits must not see anything but the page's bytes, and they are
                     // gone: its access fails, and the microVM ends.
+                    kick::pages_are_lost();
                     if let Err(error) = self.userfault.poison(event.address, PAGE_SIZE) {
                         self.failure.record(error);
                     }

@@ -217,12 +217,25 @@ impl MmioDevice {
                     state.accepted |= u64::from(value) << shift;
                 }
                 let running = state.status & VIRTIO_CONFIG_S_DRIVER_OK != 0;
-                if let Some(queue) = selected(&mut state, &selection)
-                    && !running
-                {
-                    register::set_up(queue, offset, value);
+                if !running {
+                    if let Some(queue) = selected(&mut state, &selection) {
+                        register::set_up(queue, offset, value);
+                    }
+                } else if offset == QUEUE_READY && value == 0 {
+                    self.stop_queue(&mut state, &selection);
                 }
             }
+        }
+    }
+
+    /// The driver wants a queue back while the device runs: it is told so by what it then reads, and from then on
+    /// nothing touches the rings (4.2.2.1). Until a reset.
+    fn stop_queue(&self, state: &mut State, selection: &Selection) {
+        if selected(state, selection).is_some_and(|queue| queue.ready()) {
+            self.core.serve(state, |device, guest| device.settle(guest));
+        }
+        if let Some(queue) = selected(state, selection) {
+            queue.set_ready(false);
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
-use super::host::{Host, VsockError};
+use super::host::{Host, SocketFile, VsockError};
 use super::hub::Hub;
 use super::request::{self, HEADER_SIZE, MOST_PAYLOAD, Outgoing};
 use super::state::{OtherCid, State};
@@ -50,6 +50,11 @@ impl Vsock {
             tell_reset: false,
             scratch: vec![0; MOST_PAYLOAD].into(),
         })
+    }
+
+    /// The file of the host's socket, which goes with the device, or before.
+    pub fn socket_file(&self) -> SocketFile {
+        self.hub.host().file().clone()
     }
 
     /// What a snapshot needs.

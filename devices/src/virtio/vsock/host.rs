@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -36,7 +37,7 @@ pub enum VsockError {
     #[error("'{}' exists: stop the microVM that uses it, or remove it", .0.display())]
     Exists(PathBuf),
     /// Anything else.
-    #[error("socket '{}': {cause}", path.display())]
+    #[error("socket '{}': {cause}; give a path in a directory that exists and is writable", path.display())]
     Socket {
         /// What was asked for.
         path: PathBuf,
@@ -50,6 +51,33 @@ pub enum VsockError {
 pub(super) struct Host {
     path: PathBuf,
     listener: UnixListener,
+    file: SocketFile,
+}
+
+/// A socket's file, for who ends the microVM: where a thread is stuck beneath it, nothing is dropped.
+#[derive(Clone, Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let file = fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            identity: (file.dev(), file.ino()),
+        })
+    }
+
+    /// Removes the file, unless it is gone or another has taken its place: nobody can connect any more.
+    pub fn remove(&self) {
+        if Self::of(&self.path).is_ok_and(|found| found.identity == self.identity) {
+            // Nothing to be done where it fails.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Host {
@@ -59,10 +87,16 @@ impl Host {
         if len > LONGEST_PATH - LONGEST_SUFFIX {
             return Err(VsockError::LongPath { path, len });
         }
-        let bound = UnixListener::bind(&path)
-            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+        let bound = UnixListener::bind(&path).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok((listener, SocketFile::of(&path)?))
+        });
         match bound {
-            Ok(listener) => Ok(Self { path, listener }),
+            Ok((listener, file)) => Ok(Self {
+                path,
+                listener,
+                file,
+            }),
             Err(error) if error.kind() == ErrorKind::AddrInUse => Err(VsockError::Exists(path)),
             Err(cause) => Err(VsockError::Socket { path, cause }),
         }
@@ -70,6 +104,10 @@ impl Host {
 
     pub(super) fn listener(&self) -> &UnixListener {
         &self.listener
+    }
+
+    pub(super) fn file(&self) -> &SocketFile {
+        &self.file
     }
 
     /// The next program that asks, if there is one.
@@ -89,7 +127,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        self.file.remove();
     }
 }
 
@@ -177,6 +215,21 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    #[test]
+    fn the_socket_that_another_has_put_in_its_place_stays() {
+        let name = format!("gmem-vsock-{}-taken", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = fs::remove_file(&path);
+        let first = Host::new(&path).unwrap();
+        first.file().remove();
+        assert!(!path.exists());
+        let second = Host::new(&path).unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
 
     #[test]
     fn the_first_line_names_the_port_and_nothing_else_does() {

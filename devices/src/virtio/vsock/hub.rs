@@ -80,6 +80,10 @@ impl Hub {
         self.epoll.as_raw_fd()
     }
 
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
+
     pub(super) fn cid(&self) -> u64 {
         self.cid
     }

@@ -27,7 +27,7 @@ mod state;
 mod tests;
 
 pub use device::Vsock;
-pub use host::VsockError;
+pub use host::{SocketFile, VsockError};
 pub use metrics::Metrics;
 pub use request::HOST_CID;
 pub use state::{OtherCid, State};

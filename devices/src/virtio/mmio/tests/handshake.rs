@@ -113,13 +113,63 @@ fn queues_are_set_up_before_the_driver_is_ready_and_not_after() {
     let (device, seen) = probe();
     let mut driver = Registers::started(device);
     driver.set_up(0, 2, [0xdead_0000; 3]);
-    driver.write(QUEUE_READY, 0);
     assert_eq!(driver.read(QUEUE_READY), 1);
     driver.send(0);
     driver.notify(0);
     driver.wait_used(0, 1);
     assert_eq!(seen.served.load(Ordering::Relaxed), 1);
     assert_eq!(driver.read(STATUS) & BROKEN, 0);
+}
+
+#[test]
+fn a_queue_that_the_driver_takes_back_is_left_alone_until_a_reset() {
+    let (device, seen) = probe();
+    let mut driver = Registers::started(device);
+    driver.write(QUEUE_SEL, 9);
+    driver.write(QUEUE_READY, 0);
+    assert_eq!(seen.settled.load(Ordering::Relaxed), 0, "there is none");
+    driver.write(QUEUE_SEL, 0);
+    driver.write(QUEUE_READY, 0);
+    assert_eq!(driver.read(QUEUE_READY), 0, "a driver waits for this");
+    assert_eq!(seen.settled.load(Ordering::Relaxed), 1);
+    driver.write(QUEUE_READY, 1);
+    assert_eq!(driver.read(QUEUE_READY), 0, "and not taken up again");
+    let [table, _, used] = driver.rings[0].addresses();
+    driver.send(0);
+    let before = driver.memory.bytes(table, (used - table + 100) as usize);
+    driver.notify(0);
+    // The other one goes on.
+    driver.send(1);
+    driver.notify(1);
+    driver.wait_used(1, 1);
+    wait(|| seen.served.load(Ordering::Relaxed) == 1);
+    let after = driver.memory.bytes(table, (used - table + 100) as usize);
+    assert!(before == after, "its rings are not touched");
+    assert_eq!(driver.read(STATUS) & BROKEN, 0);
+    driver.start();
+    driver.send(0);
+    driver.notify(0);
+    driver.wait_used(0, 1);
+}
+
+#[test]
+fn a_queue_that_is_not_in_use_has_nothing_and_touches_nothing() {
+    let (device, seen) = probe();
+    let mut driver = Registers::new(device);
+    driver.start();
+    driver.negotiate(driver.offered());
+    // Queue 1 only: the rings of queue 0 are nowhere.
+    let addresses = driver.rings[1].addresses();
+    driver.set_up(1, 4, addresses);
+    driver.memory.put(0, &[0x5a; 64]);
+    driver.add_status(OK);
+    driver.notify(0);
+    driver.send(1);
+    driver.notify(1);
+    driver.wait_used(1, 1);
+    assert_eq!(seen.served.load(Ordering::Relaxed), 1);
+    assert_eq!(driver.read(STATUS) & BROKEN, 0);
+    assert_eq!(driver.memory.bytes(0, 64), [0x5a; 64]);
 }
 
 #[test]
