@@ -161,7 +161,7 @@ impl MmioDevice {
             VENDOR_ID => return VENDOR,
             // Without the lock: this is read at every interrupt.
             INTERRUPT_STATUS => return self.core.interrupt.causes(),
-            SHM_LEN_LOW | SHM_LEN_HIGH => return u32::MAX,
+            SHM_LEN_LOW | SHM_LEN_HIGH | SHM_BASE_LOW | SHM_BASE_HIGH => return u32::MAX,
             _ => {}
         }
         let mut selection = self.selection();

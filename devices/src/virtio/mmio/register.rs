@@ -24,9 +24,11 @@ pub const QUEUE_DRIVER_LOW: u64 = 0x90;
 pub const QUEUE_DRIVER_HIGH: u64 = 0x94;
 pub const QUEUE_DEVICE_LOW: u64 = 0xa0;
 pub const QUEUE_DEVICE_HIGH: u64 = 0xa4;
-/// Length of a shared memory region: all ones, there is none.
+/// Length and address of a shared memory region: all ones, there is none.
 pub const SHM_LEN_LOW: u64 = 0xb0;
 pub const SHM_LEN_HIGH: u64 = 0xb4;
+pub const SHM_BASE_LOW: u64 = 0xb8;
+pub const SHM_BASE_HIGH: u64 = 0xbc;
 pub const CONFIG_GENERATION: u64 = 0xfc;
 
 /// A write to one of a queue's registers, before the driver is ready.

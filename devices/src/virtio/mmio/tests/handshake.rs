@@ -51,6 +51,14 @@ fn a_driver_that_keeps_to_the_rules_is_served_and_interrupted() {
 }
 
 #[test]
+fn there_is_no_shared_memory() {
+    let driver = Registers::new(probe().0);
+    for offset in (0xb0..0xc0).step_by(4) {
+        assert_eq!(driver.read(offset), u32::MAX, "{offset:#x}");
+    }
+}
+
+#[test]
 fn features_are_agreed_on_or_refused() {
     let driver = Registers::new(probe().0);
     assert_ne!(driver.negotiate(VERSION_1) & AGREED, 0, "fewer are fine");
