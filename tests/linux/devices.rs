@@ -86,7 +86,7 @@ fn drive() {
             &vsock,
             "--rng",
         ],
-        "gmem.test=rng,console,block,net,vsock gmem.consoles=hvc0 gmem.mb=100",
+        "gmem.test=rng,console,block,net,vsock gmem.consoles=hvc0",
     );
     guest.wait_for("hvc0 waits for a line");
     guest.type_in("a line for hvc0\n");
@@ -103,7 +103,7 @@ fn drive() {
     assert!(
         ended
             .console
-            .contains("vsock: 100 MiB to the host and back, the same")
+            .contains("vsock: 16 MiB to the host and back, the same")
     );
 }
 
