@@ -4,6 +4,7 @@ mod support;
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -18,6 +19,36 @@ use support::tiny_elf::{TinyElf, code};
 const SOON: Duration = Duration::from_secs(2);
 /// How long anything else may take, on a busy host.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// A run. One that the test forgets, because it failed, is killed.
+struct Run(Child);
+
+impl Run {
+    fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Deref for Run {
+    type Target = Child;
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Run {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // After the end both do nothing.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// A kernel in a file of `dir`.
 fn kernel(dir: &TempDir, code: &[Vec<u8>]) -> String {
@@ -105,9 +136,9 @@ fn a_prompt_is_seen_while_its_line_has_no_end() {
     require_kvm();
     let dir = TempDir::new();
     let kernel = kernel(&dir, &[code::print("login: "), code::halt()]);
-    let mut child = command(&["run", "--kernel", &kernel, "--memory", "16M"])
-        .spawn()
-        .unwrap();
+    let mut child = Run::start(&mut command(&[
+        "run", "--kernel", &kernel, "--memory", "16M",
+    ]));
     let shown = follow(child.stdout.take().unwrap());
     wait_for(&shown, "login: ");
     interrupt(&child);
@@ -133,7 +164,7 @@ fn a_run_ends_at_once_though_nobody_reads_its_output_while_somebody_types() {
         control.to_str().unwrap(),
     ]);
     command.stdin(File::open("/dev/zero").unwrap());
-    let mut child = command.spawn().unwrap();
+    let mut child = Run::start(&mut command);
     let stdout = child.stdout.take().unwrap();
     wait_until_full(&stdout);
     assert!(control.exists() && vsock.exists());
@@ -185,7 +216,7 @@ fn ctrl_a_x_ends_the_run_of_a_guest_that_reads_nothing_and_the_terminal_is_as_be
             Ok(())
         });
     }
-    let mut child = command.spawn().unwrap();
+    let mut child = Run::start(&mut command);
     let shown = follow(ours.try_clone().unwrap());
     wait_for(&shown, "ready> ");
     let raw = modes(&theirs);
@@ -226,7 +257,7 @@ fn the_end_of_the_terminal_is_an_orderly_one_unless_it_is_to_be_outlived() {
                 Ok(())
             });
         }
-        let mut child = command.spawn().unwrap();
+        let mut child = Run::start(&mut command);
         wait_for(&follow(child.stdout.take().unwrap()), "up");
         signal(&child, libc::SIGHUP);
         child
@@ -250,7 +281,7 @@ fn a_run_ends_at_once_though_nobody_reads_what_it_says_either() {
     let mut command = command(&["run", "--kernel", &kernel, "--memory", "16M"]);
     command.args(["--tier", "host:8M", "--tier", "hbm:16M"]);
     command.stdout(writer.try_clone().unwrap()).stderr(writer);
-    let mut child = command.spawn().unwrap();
+    let mut child = Run::start(&mut command);
     drop(command);
     wait_until_full(&reader);
     // Long enough for a line about its progress.
