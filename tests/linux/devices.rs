@@ -12,14 +12,13 @@ use crate::support::gmem::TempDir;
 
 const MIB: usize = 1 << 20;
 
-/// Gives a peer back what it sends, until it stops sending.
-fn echo(mut stream: impl Read + Write) {
-    let mut piece = vec![0; 64 * 1024];
-    while let Ok(count @ 1..) = stream.read(&mut piece) {
-        if stream.write_all(&piece[..count]).is_err() {
-            return;
-        }
-    }
+/// Gives a peer back what it has sent, when it has sent all.
+fn replay(mut stream: impl Read + Write) {
+    let mut all = Vec::new();
+    // A peer that breaks off finds out by itself.
+    let _ = stream
+        .read_to_end(&mut all)
+        .and_then(|_| stream.write_all(&all));
 }
 
 fn ip(args: &[&str]) {
@@ -55,7 +54,7 @@ fn linux_drives_disks_network_sockets_entropy_and_console() {
 
 fn drive() {
     let listener = network();
-    thread::spawn(move || listener.incoming().flatten().for_each(echo));
+    thread::spawn(move || listener.incoming().flatten().for_each(replay));
     let dir = TempDir::new();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     File::create(path("disk.img"))
@@ -64,7 +63,7 @@ fn drive() {
         .unwrap();
     let (disk, socket) = (path("disk.img"), path("vsock"));
     let to_host = UnixListener::bind(path("vsock_1024")).unwrap();
-    thread::spawn(move || to_host.incoming().flatten().for_each(echo));
+    thread::spawn(move || to_host.incoming().flatten().for_each(replay));
 
     let vsock = format!("cid=3,uds={socket}");
     let mut guest = Guest::boot_in(
