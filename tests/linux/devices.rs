@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::guest::Guest;
 use crate::support::gmem::TempDir;
@@ -107,21 +108,31 @@ fn drive() {
     );
 }
 
-/// Connects to the guest's port 1025, which gives back what it gets.
-fn to_guest(socket: &str) {
+/// A connection to the guest's port 1025; `None` if nobody listens there yet.
+fn connect(socket: &str) -> Option<UnixStream> {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.write_all(b"CONNECT 1025\n").unwrap();
     let mut answer = Vec::new();
     while answer.last() != Some(&b'\n') {
         let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
+        stream.read_exact(&mut byte).ok()?;
         answer.push(byte[0]);
     }
-    assert!(
-        answer.starts_with(b"OK "),
-        "{}",
-        String::from_utf8_lossy(&answer)
-    );
+    let said = String::from_utf8_lossy(&answer);
+    assert!(said.starts_with("OK "), "{said}");
+    Some(stream)
+}
+
+/// Connects to the guest's port 1025, which gives back what it gets.
+fn to_guest(socket: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut stream = loop {
+        match connect(socket) {
+            Some(stream) => break stream,
+            None if Instant::now() < deadline => thread::sleep(Duration::from_millis(100)),
+            None => panic!("nobody listens on the guest's port 1025"),
+        }
+    };
     let sent: Vec<u8> = (0..MIB).map(|n| (n * 7 + n / 251) as u8).collect();
     let mut writer = stream.try_clone().unwrap();
     let for_writer = sent.clone();
