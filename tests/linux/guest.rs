@@ -147,8 +147,8 @@ impl Guest {
     }
 
     /// The monitor's process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
     }
 
     /// Waits for the end, whatever it is.

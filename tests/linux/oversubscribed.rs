@@ -1,19 +1,9 @@
 //! Programs of others, with more memory than the host gives.
 
-use std::fs;
-use std::time::Duration;
-use std::{sync::mpsc, thread};
-
 use crate::guest::Guest;
+use crate::support::outside::sample_rss_anon;
 
 const MIB: u64 = 1 << 20;
-
-/// RssAnon of process `pid`, bytes; `None` when it is over.
-fn rss_anon(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("RssAnon:"))?;
-    Some(line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-}
 
 #[test]
 fn memtester_and_sqlite_find_every_byte_in_one_and_a_half_times_the_budget() {
@@ -28,24 +18,12 @@ fn memtester_and_sqlite_find_every_byte_in_one_and_a_half_times_the_budget() {
         ],
         "gmem.test=memory,database gmem.mb=192 gmem.rows=20000",
     );
-    // From outside: what the process has in private memory beyond the budget is the monitor's own.
-    let (pid, (stop, stopped)) = (guest.pid(), mpsc::channel::<()>());
-    let most = thread::spawn(move || {
-        let mut most = 0;
-        while stopped.recv_timeout(Duration::from_millis(20))
-            == Err(mpsc::RecvTimeoutError::Timeout)
-        {
-            most = most.max(rss_anon(pid).unwrap_or(0));
-        }
-        most
-    });
+    let sampler = sample_rss_anon(guest.pid());
     let ended = guest.end_well(&["memory", "database"]);
-    drop(stop);
-    let most = most.join().unwrap();
+    let private = sampler.join().unwrap();
     assert!(
-        most <= (128 + 8 + 8) * MIB,
-        "{} KiB of private memory",
-        most / 1024
+        private.peak - private.before <= (128 + 8) * MIB,
+        "{private:?}"
     );
     let tiers = &ended.report["memory"]["tiers"];
     assert!(

@@ -59,7 +59,8 @@ pub enum PluggedError {
 }
 
 impl Devices {
-    /// Makes the devices of `config` over `memory`, a virtio console with this `output`, and gives them windows and interrupt lines of `vm`.
+    /// Makes the devices of `config` over `memory`, a virtio console with this `output`, and gives them windows and
+    /// interrupt lines of `vm`.
     pub fn new(
         vm: &Vm,
         memory: &Arc<ManagedMemory>,
