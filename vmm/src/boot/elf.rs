@@ -10,7 +10,7 @@ use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use vm_memory::ReadVolatile;
 
 use super::bytes::{u16_at, u32_at, u64_at};
-use super::{Entry, Protocol, bzimage};
+use super::{Entry, Protocol, bzimage, notes};
 use crate::memory::ram::GuestRam;
 
 /// A kernel in guest memory.
@@ -94,8 +94,8 @@ const PT_NOTE: u32 = 4;
 /// Notes are small; a huge one is damage, and would be read note by note.
 const MAX_NOTES: u64 = 1 << 20;
 
-/// Loads the kernel at `path`, an ELF file or a bzImage with one inside, to be entered by PVH if it has the note, otherwise by Linux's 64-bit
-/// protocol.
+/// Loads the kernel at `path`, an ELF file or a bzImage with one inside. Linux is entered by its own 64-bit protocol,
+/// by which it is told most; others by PVH if they have its note, and as Linux if not.
 pub fn load_file(ram: &GuestRam, path: &Path) -> Result<Kernel, KernelError> {
     let unreadable = |source| KernelError::Read {
         path: path.into(),
@@ -136,14 +136,14 @@ fn load<F: Read + ReadVolatile + Seek>(
     image: &mut F,
     path: &Path,
 ) -> Result<Kernel, KernelError> {
-    let end = check(ram, image, path)?;
+    let checked = check(ram, image, path)?;
     let loaded =
         Elf::load(ram.view(), None, image, None).map_err(|error| KernelError::Damaged {
             path: path.into(),
             what: error.to_string(),
         })?;
     let entry = match loaded.pvh_boot_cap {
-        PvhBootCapability::PvhEntryPresent(address) => Entry {
+        PvhBootCapability::PvhEntryPresent(address) if !checked.linux => Entry {
             address: address.0,
             protocol: Protocol::Pvh,
         },
@@ -158,11 +158,26 @@ fn load<F: Read + ReadVolatile + Seek>(
             what: format!("its entry point {:#x} is not in memory", entry.address),
         });
     }
-    Ok(Kernel { entry, end })
+    Ok(Kernel {
+        entry,
+        end: checked.end,
+    })
 }
 
-/// Checks the headers against the file and the guest's memory. The end of the last part, guest-physical.
-fn check<F: Read + Seek>(ram: &GuestRam, image: &mut F, path: &Path) -> Result<u64, KernelError> {
+/// What the headers say.
+struct Checked {
+    /// The end of the last part, guest-physical.
+    end: u64,
+    /// Whether it is Linux.
+    linux: bool,
+}
+
+/// Checks the headers against the file and the guest's memory.
+fn check<F: Read + Seek>(
+    ram: &GuestRam,
+    image: &mut F,
+    path: &Path,
+) -> Result<Checked, KernelError> {
     let unreadable = |source| KernelError::Read {
         path: path.into(),
         source,
@@ -199,7 +214,10 @@ fn check<F: Read + Seek>(ram: &GuestRam, image: &mut F, path: &Path) -> Result<u
     image.seek(SeekFrom::Start(offset)).map_err(unreadable)?;
     let mut table = vec![0; table_len as usize];
     image.read_exact(&mut table).map_err(unreadable)?;
-    let mut end = 0;
+    let mut checked = Checked {
+        end: 0,
+        linux: false,
+    };
     for header in table.chunks_exact(PROGRAM_HEADER) {
         let (offset, in_file) = (u64_at(header, 8), u64_at(header, 32));
         let kind = u32_at(header, 0);
@@ -213,14 +231,18 @@ fn check<F: Read + Seek>(ram: &GuestRam, image: &mut F, path: &Path) -> Result<u
             if in_file > MAX_NOTES {
                 return Err(damaged(format!("its notes have {in_file} bytes")));
             }
+            let mut bytes = vec![0; in_file as usize];
+            image.seek(SeekFrom::Start(offset)).map_err(unreadable)?;
+            image.read_exact(&mut bytes).map_err(unreadable)?;
+            checked.linux |= notes::are_linux(&bytes);
             continue;
         }
-        end = end.max(check_segment(ram, header, path)?);
+        checked.end = checked.end.max(check_segment(ram, header, path)?);
     }
-    if end == 0 {
+    if checked.end == 0 {
         return Err(damaged("it has nothing to load".into()));
     }
-    Ok(end)
+    Ok(checked)
 }
 
 /// Checks one part that is to be loaded; returns its end.

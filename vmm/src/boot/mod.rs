@@ -13,6 +13,7 @@ mod linux;
 mod long_mode;
 mod memory_map;
 mod mp_table;
+mod notes;
 mod pvh;
 
 use std::io;
@@ -32,7 +33,7 @@ pub const MINIMUM_MEMORY: u64 = 2 << 20;
 pub enum Protocol {
     /// The bundled guest's own: 64-bit mode, all vCPUs at once. See [`gmem_wire`].
     Bundled,
-    /// Linux's 64-bit boot protocol for kernels without a PVH note: the boot vCPU alone, `boot_params`.
+    /// Linux's 64-bit boot protocol: the boot vCPU alone, `boot_params`.
     Linux64,
     /// Xen's PVH: 32-bit protected mode, the boot vCPU alone, `hvm_start_info`.
     Pvh,
@@ -101,6 +102,9 @@ pub enum BootError {
         /// What is free, bytes.
         room: u64,
     },
+    /// The host has no random bytes for the guest.
+    #[error("the host gave no random bytes for the guest: {0}; is getrandom forbidden here?")]
+    Seed(io::Error),
     /// An address that the monitor fills is not RAM: impossible from [`MINIMUM_MEMORY`] on.
     #[error(transparent)]
     Write(#[from] NotRam),
@@ -130,7 +134,9 @@ pub fn write(
         }
         Protocol::Pvh => pvh::write(ram, initrd)?,
         Protocol::Linux64 => {
-            linux::write(ram, command_line.len(), initrd)?;
+            let mut seed = linux::Seed::default();
+            getrandom::fill(&mut seed).map_err(|error| BootError::Seed(io::Error::other(error)))?;
+            linux::write(ram, command_line.len(), initrd, &seed)?;
             long_mode::write(ram)?;
         }
     }
