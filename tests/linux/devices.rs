@@ -95,6 +95,17 @@ fn drive() {
     guest.wait_for("port 1025 waits for the host");
     to_guest(&socket);
     let ended = guest.end_well(&["rng", "console", "block", "net", "vsock"]);
+    for (device, counter, least) in [
+        ("blk0", "written_bytes", 100 * MIB),
+        ("net0", "sent_bytes", 100 * MIB),
+        ("net0", "received_bytes", 100 * MIB),
+        ("vsock0", "bytes_from_guest", 16 * MIB),
+        ("rng0", "bytes", 1),
+        ("console0", "input_bytes", 16),
+    ] {
+        let counted = ended.counted(device, counter);
+        assert!(counted >= least as u64, "{device} {counter}: {counted}");
+    }
     assert!(ended.console.contains("block: read back, the same"));
     assert!(
         ended

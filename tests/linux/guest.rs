@@ -44,14 +44,26 @@ pub struct Ended {
     pub report: Value,
 }
 
-/// A file of the Linux image.
-fn image(name: &str) -> String {
+impl Ended {
+    /// What `device` says in the report that it counted as `counter`.
+    pub fn counted(&self, device: &str, counter: &str) -> u64 {
+        let devices = self.report["devices"].as_array().unwrap();
+        let found = devices.iter().find(|entry| entry["name"] == device);
+        let found = found.unwrap_or_else(|| panic!("no {device} among {devices:?}"));
+        assert!(found.get("driver_error").is_none(), "{found}");
+        found["counters"][counter].as_u64().unwrap()
+    }
+}
+
+/// A file of an image of Linux: `linux`, or `linux-smp`.
+fn image(name: &str, file: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../target/images/linux")
-        .join(name);
+        .join("../target/images")
+        .join(name)
+        .join(file);
     assert!(
         path.exists(),
-        "{} is missing: this test boots Linux, which `images/linux/build` makes",
+        "{} is missing: this test boots Linux, which `images/linux/build`, for several CPUs with `--smp`, makes",
         path.display()
     );
     path.to_str().unwrap().to_owned()
@@ -71,7 +83,15 @@ impl Guest {
         let line = format!(
             "console={console} reboot=k panic=-1 quiet rootfstype=ramfs retain_initrd {words}"
         );
-        let (kernel, initrd) = (image("vmlinux"), image("initramfs-tools.cpio"));
+        let linux = match options.contains(&"--cpus") {
+            true => "linux-smp",
+            false => "linux",
+        };
+        let programs = match words.contains("gmem.test") {
+            true => "initramfs-tools.cpio",
+            false => "initramfs.cpio",
+        };
+        let (kernel, initrd) = (image(linux, "vmlinux"), image(linux, programs));
         let (socket, report) = (path("control.sock"), path("report.json"));
         let mut args = vec!["run", "--kernel", &kernel, "--initrd", &initrd];
         args.extend([

@@ -4,6 +4,7 @@
 //! SVM, so each boot is used for much, and boots come one after the other.
 
 mod balloon;
+mod cpus;
 mod devices;
 mod guest;
 mod oversubscribed;

@@ -2,9 +2,11 @@
 
 use gmem_core::engine::{Snapshot, TierSnapshot};
 use gmem_core::stats::Flow;
+use gmem_devices::virtio::MmioDevice;
 
+use crate::devices::Devices;
 use crate::memory::managed::ManagedMemory;
-use crate::report::{Faults, Latency, Memory, Migration, Tier};
+use crate::report::{Device, Faults, Latency, Memory, Migration, Tier};
 
 /// The numbers at one moment; not of one instant while pages move.
 #[derive(Clone, Debug)]
@@ -13,6 +15,8 @@ pub struct Figures {
     pub snapshot: Option<Snapshot>,
     /// Sizes.
     pub memory: Memory,
+    /// Virtio devices.
+    pub devices: Vec<Device>,
     /// Faults that were served.
     pub faults: Faults,
     /// What moved where.
@@ -20,8 +24,8 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Takes the numbers of `memory`.
-    pub fn of(memory: &ManagedMemory) -> Self {
+    /// Takes the numbers of `memory` and `devices`. Waits for neither.
+    pub fn of(memory: &ManagedMemory, devices: &Devices) -> Self {
         let resident = memory.resident_bytes();
         let mut figures = Self {
             snapshot: memory.snapshot(),
@@ -30,6 +34,7 @@ impl Figures {
                 vmm_rss_bytes: process_bytes().saturating_sub(resident),
                 ..Memory::default()
             },
+            devices: devices.iter().map(device).collect(),
             faults: Faults::default(),
             migrations: Vec::new(),
         };
@@ -49,6 +54,15 @@ impl Figures {
             });
         }
         figures
+    }
+}
+
+fn device(device: &MmioDevice) -> Device {
+    let (counters, driver_error) = device.metrics().unzip();
+    Device {
+        name: device.name().to_owned(),
+        counters,
+        driver_error: driver_error.flatten(),
     }
 }
 

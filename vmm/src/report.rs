@@ -40,6 +40,8 @@ pub struct Report {
     pub guest: Option<serde_json::Value>,
     /// Memory, at the end of the run.
     pub memory: Memory,
+    /// Virtio devices, in the order of their windows.
+    pub devices: Vec<Device>,
     /// Page faults that were served.
     pub faults: Faults,
     /// What moved where.
@@ -58,6 +60,7 @@ impl Report {
             boot: Boot::default(),
             guest: None,
             memory: Memory::default(),
+            devices: Vec::new(),
             faults: Faults::default(),
             migrations: Vec::new(),
             integrity: Integrity::default(),
@@ -100,6 +103,18 @@ pub struct Tier {
     pub used_bytes: u64,
     /// The most it held.
     pub peak_bytes: u64,
+}
+
+/// One virtio device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Device {
+    /// Its name, unique in the report.
+    pub name: String,
+    /// What it counted; null if it was busy when it was asked.
+    pub counters: Option<serde_json::Value>,
+    /// The rule that its driver broke, if it did: the device does nothing until it is reset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_error: Option<String>,
 }
 
 /// Faults, by who had them.
@@ -288,6 +303,7 @@ mod tests {
                 "guest": null,
                 "memory": {"size_bytes": 0, "metadata_bytes": 0, "vmm_rss_bytes": 0, "tiers": [
                     {"name": "host", "kind": "host", "capacity_bytes": 1, "used_bytes": 2, "peak_bytes": 3}]},
+                "devices": [],
                 "faults": {"cpu": latency, "accel": latency,
                     "prefetched_pages": 0, "prefetch_used_pages": 0},
                 "migrations": [{"from": "host", "to": "hbm", "pages": 1, "bytes": 4096}],

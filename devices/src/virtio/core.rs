@@ -94,6 +94,18 @@ impl Core {
         state
     }
 
+    /// The lock, if it is to be had soon: a device that waits for a page of the guest holds it as long as that takes.
+    pub(super) fn lock_soon(&self) -> Option<MutexGuard<'_, State>> {
+        for _ in 0..PATIENCE.0 {
+            match self.state.try_lock() {
+                Ok(state) => return Some(state),
+                Err(TryLockError::Poisoned(state)) => return Some(state.into_inner()),
+                Err(TryLockError::WouldBlock) => thread::sleep(PATIENCE.1),
+            }
+        }
+        None
+    }
+
     /// The lock for the worker: a driver that keeps it busy does not keep others out.
     pub(super) fn lock_last(&self) -> MutexGuard<'_, State> {
         for _ in 0..PATIENCE.0 {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::kvm::control::Activity;
-use crate::report::{Faults, Memory, Migration};
+use crate::report::{Device, Faults, Memory, Migration};
 
 /// Bytes that a request may have, with its end of line.
 pub const MAX_LINE: usize = 4096;
@@ -95,6 +95,9 @@ pub struct Status {
     pub plugged: Option<PluggedAnswer>,
     /// As in the report. The first tier is the host; its `used_bytes` are the frames that exist.
     pub memory: Memory,
+    /// As in the report.
+    #[serde(default)]
+    pub devices: Vec<Device>,
     /// As in the report.
     pub faults: Faults,
     /// As in the report.

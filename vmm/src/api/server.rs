@@ -213,8 +213,13 @@ impl Desk {
     }
 
     fn status(&self) -> Status {
-        let Target { memory, vcpus, .. } = &self.target;
-        let figures = Figures::of(memory);
+        let Target {
+            memory,
+            vcpus,
+            devices,
+            ..
+        } = &self.target;
+        let figures = Figures::of(memory, devices);
         Status {
             state: vcpus.activity(),
             armed: figures.snapshot.is_some(),
@@ -223,6 +228,7 @@ impl Desk {
             plugged: self.plugged(),
             waiting: figures.snapshot.map_or(0, |snapshot| snapshot.waiting),
             memory: figures.memory,
+            devices: figures.devices,
             faults: figures.faults,
             migrations: figures.migrations,
         }

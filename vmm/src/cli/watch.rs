@@ -83,7 +83,8 @@ pub(super) fn watch(
         server.close();
         server.stop_asked()
     });
-    running.devices().withdraw();
+    let devices = Arc::clone(running.devices());
+    devices.withdraw();
     // The terminal is the user's again.
     drop(input);
     signals.let_the_next_one_kill();
@@ -109,7 +110,7 @@ pub(super) fn watch(
     // Numbers that agree: nothing moves while they are read. Not beneath a vCPU that is stuck.
     let engine = memory.engine().filter(|_| !outcome.abandoned).cloned();
     let still = engine.as_ref().map(|engine| engine.quiesce());
-    let figures = Figures::of(&memory);
+    let figures = Figures::of(&memory, &devices);
     drop(still);
     if let Some(snapshot) = &figures.snapshot {
         let text = summary::text(
@@ -128,11 +129,13 @@ impl Ended {
     pub(super) fn describe(&self, report: &mut Report) {
         let Figures {
             memory,
+            devices,
             faults,
             migrations,
             ..
         } = self.figures.clone();
-        (report.memory, report.faults, report.migrations) = (memory, faults, migrations);
+        (report.memory, report.devices) = (memory, devices);
+        (report.faults, report.migrations) = (faults, migrations);
     }
 }
 

@@ -87,10 +87,10 @@ impl MmioDevice {
         &self.notifiers
     }
 
-    /// What the device has done, and why it last asked for a reset, if it did.
-    pub fn metrics(&self) -> (serde_json::Value, Option<String>) {
-        let state = self.core.lock();
-        (state.device.metrics(), state.broken.clone())
+    /// What the device has done, and why it last asked for a reset, if it did; `None` if it is busy. Does not wait.
+    pub fn metrics(&self) -> Option<(serde_json::Value, Option<String>)> {
+        let state = self.core.lock_soon()?;
+        Some((state.device.metrics(), state.broken.clone()))
     }
 
     /// Holds the device still: it touches no guest memory and takes no request until the result is dropped. Waits

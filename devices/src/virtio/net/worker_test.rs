@@ -66,7 +66,7 @@ fn a_device_that_waits_for_room_sleeps_and_wakes_when_there_is_some() {
     for _ in 0..3 {
         theirs.send(&[9; 60]).unwrap();
     }
-    let waiting = || device.metrics().0["receive_no_buffer"] == 1;
+    let waiting = || device.metrics().unwrap().0["receive_no_buffer"] == 1;
     let deadline = Instant::now() + Duration::from_secs(10);
     while !waiting() {
         assert!(Instant::now() < deadline, "the packet was not seen");
