@@ -24,6 +24,9 @@ const OFFERED: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
 /// How often the worker lets others go first before it takes the lock, and how long each time.
 const PATIENCE: (u32, Duration) = (20, Duration::from_micros(50));
 
+/// How often who cannot wait looks whether the lock is free, and how long it gives way each time.
+const LOOKS: (u32, Duration) = (200, Duration::from_micros(100));
+
 /// A device's name in messages and metrics, such as `blk0`.
 pub type DeviceName = String;
 
@@ -96,14 +99,17 @@ impl Core {
 
     /// The lock, if it is to be had soon: a device that waits for a page of the guest holds it as long as that takes.
     pub(super) fn lock_soon(&self) -> Option<MutexGuard<'_, State>> {
-        for _ in 0..PATIENCE.0 {
-            match self.state.try_lock() {
-                Ok(state) => return Some(state),
-                Err(TryLockError::Poisoned(state)) => return Some(state.into_inner()),
-                Err(TryLockError::WouldBlock) => thread::sleep(PATIENCE.1),
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let state = (0..LOOKS.0).find_map(|_| match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(state)) => Some(state.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                thread::sleep(LOOKS.1);
+                None
             }
-        }
-        None
+        });
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        state
     }
 
     /// The lock for the worker: a driver that keeps it busy does not keep others out.

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -87,6 +87,10 @@ impl Host {
         if len > LONGEST_PATH - LONGEST_SUFFIX {
             return Err(VsockError::LongPath { path, len });
         }
+        if is_dead(&path) {
+            // Where it fails, binding says so.
+            let _ = fs::remove_file(&path);
+        }
         let bound = UnixListener::bind(&path).and_then(|listener| {
             listener.set_nonblocking(true)?;
             Ok((listener, SocketFile::of(&path)?))
@@ -123,6 +127,13 @@ impl Host {
         path.push(format!("_{port}"));
         connect(path.as_bytes())
     }
+}
+
+/// Whether a microVM that was killed has left its socket at `path`: nobody listens.
+fn is_dead(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+        && connect(path.as_os_str().as_bytes())
+            .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 impl Drop for Host {
@@ -228,6 +239,19 @@ mod tests {
         drop(first);
         assert!(path.exists());
         drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_that_nobody_listens_at_is_replaced() {
+        let path = std::env::temp_dir().join(format!("gmem-vsock-{}-dead", std::process::id()));
+        let _ = fs::remove_file(&path);
+        drop(UnixListener::bind(&path).unwrap());
+        let host = Host::new(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        let refused = Host::new(&path);
+        assert!(matches!(refused, Err(VsockError::Exists(_))), "{refused:?}");
+        drop(host);
         assert!(!path.exists());
     }
 
