@@ -1,4 +1,5 @@
 //! The memory system of gmem: knows nothing of KVM, virtio or the command line.
+pub mod accel;
 pub mod bytes;
 pub mod engine;
 pub mod hnode;

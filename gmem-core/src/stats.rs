@@ -103,6 +103,8 @@ pub struct Stats {
     pub freed: AtomicU64,
     /// Latency of faults that waited for room, from learning of them.
     pub(crate) waited: Arc<Latencies>,
+    /// Latency of accelerators' faults.
+    pub(crate) device_faults: Latencies,
     /// Writes to a tier that failed; the pages stayed where they were.
     pub store_errors: AtomicU64,
 }
@@ -129,6 +131,7 @@ impl Default for Stats {
             flows: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
             handlers: Mutex::new(vec![Arc::clone(&waited)]),
             waited,
+            device_faults: Latencies::new(),
             prefetched: AtomicU64::new(0),
             prefetch_used: AtomicU64::new(0),
             direct_reclaims: AtomicU64::new(0),
@@ -188,11 +191,22 @@ impl Stats {
             // Same bounds: nothing to refuse.
             let _ = all.add(&*lock(&handler.0));
         }
+        LatencySummary::of(&all)
+    }
+
+    /// Latency of the accelerators' faults.
+    pub fn device_latency(&self) -> LatencySummary {
+        LatencySummary::of(&lock(&self.device_faults.0))
+    }
+}
+
+impl LatencySummary {
+    fn of(all: &Histogram<u64>) -> Self {
         let micros = |nanos: u64| nanos as f64 / 1000.0;
         if all.is_empty() {
-            return LatencySummary::default();
+            return Self::default();
         }
-        LatencySummary {
+        Self {
             count: all.len(),
             p50_us: micros(all.value_at_quantile(0.5)),
             p99_us: micros(all.value_at_quantile(0.99)),

@@ -96,7 +96,7 @@ fn migrations(memory: &ManagedMemory) -> Vec<Migration> {
     let Some(engine) = memory.engine() else {
         return Vec::new();
     };
-    let name = |site| engine.site_name(site).to_owned();
+    let name = |site| engine.site_name(site);
     let migration = |flow: &Flow| Migration {
         from: name(flow.from),
         to: name(flow.to),

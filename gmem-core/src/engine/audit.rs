@@ -23,7 +23,7 @@ impl Engine {
     /// Checks that each page has one owner and each frame one page, and that the counts agree.
     pub fn audit(&self, _still: &Quiesced<'_>) -> Audit {
         let mut audit = Audit {
-            held: vec![0; self.tiers.len()],
+            held: vec![0; usize::from(Place::MAX_HNODE)],
             ..Audit::default()
         };
         let mut owners = HashSet::new();
@@ -49,6 +49,7 @@ impl Engine {
                 state => audit.contradictions.push(format!("{page}: {state:?}")),
             }
         }
+        let held = std::mem::take(&mut audit.held);
         let mut expect = |what: &str, found: u64, expected: u64| {
             if found != expected {
                 audit
@@ -59,9 +60,17 @@ impl Engine {
         let frames = audit.mapped + audit.staged + self.arena.free_frames();
         expect("frames of host RAM", self.arena.existing(), frames);
         expect("staged pages", self.staged.pages(), audit.staged);
-        for (tier, held) in self.tiers.iter().zip(&audit.held) {
+        for (tier, held) in self.tiers.iter().zip(&held) {
             expect(tier.name(), tier.usage().pages, *held);
         }
+        for (hnode, device) in self.attached_devices() {
+            let pages = device.usage().pages;
+            expect(device.name(), pages, held[usize::from(hnode) - 1]);
+        }
+        audit.held = held;
+        audit
+            .held
+            .truncate(self.tiers.len() + self.attached_devices().len());
         audit
     }
 }

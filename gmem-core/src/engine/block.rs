@@ -60,6 +60,7 @@ impl Engine {
         let entries: Vec<Entry> = (0..BLOCK_PAGES).map(|index| leaf.entry(index)).collect();
         let stays = |entry: &Entry| {
             matches!(Self::site(entry.state()), Site::Host | Site::Staged)
+                || matches!(entry.state(), State::Held(place) if self.is_device(place))
                 || entry.flags().has(Flags::PINNED)
         };
         if entries.iter().any(stays) {
@@ -108,6 +109,7 @@ impl Engine {
         place: Place,
         into: &mut [u8],
     ) -> Result<(), FaultError> {
+        self.withdraw(place.hnode, page, into.len() / PAGE_SIZE);
         let tier = self.tier(place.hnode);
         tier.load(place.frame, into)
             .map_err(|source| FaultError::Load {

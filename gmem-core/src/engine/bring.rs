@@ -95,6 +95,8 @@ impl Engine {
         let roomy = 2 * u64::from(plan.count_ones()) <= self.arena.available();
         pages.try_add(plan & !own, |_, entry| match entry.state() {
             State::Held(place) if place.hnode == Place::RAM => true,
+            // What an accelerator uses is not taken from it unasked.
+            State::Held(place) if self.is_device(place) => false,
             State::Untouched | State::Held(_) => roomy,
             _ => false,
         });
@@ -231,6 +233,7 @@ impl Engine {
                 }
                 together += 1;
             }
+            self.withdraw(hnode, pages.cluster().page(at + done), together);
             let tier = self.tier(hnode);
             tier.load_pages(&sources[..together], &mut rest[..together * PAGE_SIZE])
                 .map_err(|source| {

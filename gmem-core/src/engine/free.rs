@@ -279,6 +279,7 @@ impl Engine {
                     freed.pages += count as u64;
                 }
                 State::Held(place) => {
+                    self.withdraw(place.hnode, pages.cluster().page(at), 1);
                     pages.commit(at, UNTOUCHED);
                     self.tier(place.hnode).free(place.frame, Unit::Page);
                     self.stats.moved(Site::Tier(place.hnode), Site::Zero, 1);

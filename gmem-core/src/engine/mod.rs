@@ -13,6 +13,7 @@
 //! | `expel` | pages out of the guest's reach into the arena: *staged* |
 //! | `pass_on` | staged pages into the first tier that has room |
 //! | `demote` | pages of a tier that fills into those below it |
+//! | `device` | pages into an accelerator's own memory, and out of it |
 //! | `free` | pages that the guest gives back, nowhere |
 //! | `reclaim` | decides when, by watermarks |
 //!
@@ -27,6 +28,7 @@ mod audit;
 mod block;
 mod bring;
 mod demote;
+mod device;
 mod expel;
 mod fault;
 mod free;
@@ -40,6 +42,7 @@ mod turning;
 mod waiting;
 
 pub use audit::Audit;
+pub use device::{AttachError, DeviceError};
 pub use fault::{FaultError, Faults, Outcome};
 pub use free::{FreeError, Freed};
 pub use gate::Quiesced;
@@ -131,6 +134,7 @@ pub struct Engine {
     unit: Unit,
     arena: Arena,
     tiers: Vec<Box<dyn Hnode>>,
+    devices: device::Devices,
     mmu: Arc<dyn Mmu>,
     eviction: Box<dyn Eviction>,
     staged: expel::Staged,
@@ -175,6 +179,7 @@ impl Engine {
             stats: Stats::default(),
             arena,
             tiers,
+            devices: device::Devices::default(),
             mmu,
             overcommit,
         };
@@ -240,11 +245,6 @@ impl Engine {
             }
         }
         self.wake_background();
-    }
-
-    /// The tier that an entry's hnode number (1 and up) names.
-    fn tier(&self, hnode: u8) -> &dyn Hnode {
-        &*self.tiers[usize::from(hnode) - 1]
     }
 
     /// Where an entry in this state is counted.

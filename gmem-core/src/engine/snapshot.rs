@@ -1,7 +1,7 @@
 //! How things stand, in numbers.
 
 use super::Engine;
-use crate::hnode::Kind;
+use crate::hnode::{Hnode, Kind};
 use crate::page::PAGE_SIZE;
 use crate::stats::{Flow, LatencySummary, Site};
 use std::sync::atomic::Ordering::Relaxed;
@@ -30,10 +30,12 @@ pub struct Snapshot {
     pub memory_bytes: u64,
     /// What the engine keeps about it, bytes.
     pub metadata_bytes: u64,
-    /// The host first, then the tiers in their order.
+    /// The host first, then the tiers in their order, then accelerators.
     pub tiers: Vec<TierSnapshot>,
     /// Latency from learning of a fault to waking who waited.
     pub faults: LatencySummary,
+    /// Latency of accelerators' faults, from asking to having the page.
+    pub device_faults: LatencySummary,
     /// Pages that came along with a touched one.
     pub prefetched_pages: u64,
     /// Of those, pages that a stream of touches went past later.
@@ -62,7 +64,7 @@ impl Engine {
             peak_bytes: self.arena.peak() * page,
             pages: self.arena.existing() - self.arena.free_frames().min(self.arena.existing()),
         };
-        let others = self.tiers.iter().map(|tier| {
+        let of = |tier: &dyn Hnode| {
             let usage = tier.usage();
             TierSnapshot {
                 name: tier.name().to_owned(),
@@ -72,12 +74,16 @@ impl Engine {
                 peak_bytes: usage.peak_bytes,
                 pages: usage.pages,
             }
-        });
+        };
+        let tiers = self.tiers.iter().map(|tier| of(&**tier));
+        let devices = self.attached_devices();
+        let devices = devices.iter().map(|(_, device)| of(&**device));
         Snapshot {
             memory_bytes: self.memory_pages() * page,
             metadata_bytes: self.table.metadata_bytes() + self.arena.metadata_bytes(),
-            tiers: std::iter::once(host).chain(others).collect(),
+            tiers: std::iter::once(host).chain(tiers).chain(devices).collect(),
             faults: self.stats.latency(),
+            device_faults: self.stats.device_latency(),
             prefetched_pages: self.stats.prefetched.load(Relaxed),
             prefetch_used_pages: self.stats.prefetch_used.load(Relaxed),
             freed_pages: self.stats.freed.load(Relaxed),
@@ -89,15 +95,15 @@ impl Engine {
     }
 
     /// The name of a site in reports.
-    pub fn site_name(&self, site: Site) -> &str {
+    pub fn site_name(&self, site: Site) -> String {
         match site {
-            Site::Zero => "zero",
-            Site::Staged => "staged",
-            Site::Host => "host",
-            Site::Tier(n) => self
-                .tiers
-                .get(usize::from(n) - 1)
-                .map_or("?", |tier| tier.name()),
+            Site::Zero => "zero".to_owned(),
+            Site::Staged => "staged".to_owned(),
+            Site::Host => "host".to_owned(),
+            Site::Tier(n) => match self.tiers.get(usize::from(n) - 1) {
+                Some(tier) => tier.name().to_owned(),
+                None => self.device_name(n).unwrap_or_else(|| "?".to_owned()),
+            },
         }
     }
 }

@@ -82,6 +82,18 @@ impl Frames {
         Some(Frame(frame as u64))
     }
 
+    /// Takes `pages` consecutive frames (a power of two of at most 64), aligned to their number.
+    pub(super) fn take_run(&self, pages: usize) -> Option<Frame> {
+        let mut inner = self.lock();
+        let frame = match pages {
+            1 => inner.take_page(),
+            _ => inner.take_run(pages),
+        }?;
+        inner.free_pages -= pages as u64;
+        inner.least_free = inner.least_free.min(inner.free_pages);
+        Some(Frame(frame as u64))
+    }
+
     /// Gives back the frame.
     pub(super) fn give_back(&self, frame: Frame, unit: Unit) {
         let mut inner = self.lock();
@@ -122,6 +134,17 @@ impl Inner {
         let bit = self.free[word].trailing_zeros() as usize;
         self.free[word] &= !(1 << bit);
         Some(word * 64 + bit)
+    }
+
+    /// A run within a word, from the open block on and then from the start.
+    fn take_run(&mut self, pages: usize) -> Option<usize> {
+        let run = u64::MAX >> (64 - pages);
+        let start = self.block_words(self.open).start;
+        let free_at = |word: u64| (0..64).step_by(pages).find(|at| word >> at & run == run);
+        let mut order = (start..self.free.len()).chain(0..start);
+        let (word, at) = order.find_map(|word| Some((word, free_at(self.free[word])?)))?;
+        self.free[word] &= !(run << at);
+        Some(word * 64 + at)
     }
 
     /// Keeps the next take from searching: a tier that is nearly full frees one frame and takes it again.

@@ -3,10 +3,12 @@
 //! The arena ([`ram`]) is special: its frames travel to the guest and back. All others, the *tiers*,
 //! store and load the bytes of pages behind one trait.
 
+pub mod device;
 pub mod file;
 mod frames;
 pub mod hbm;
 pub mod link;
+pub mod local;
 pub mod ram;
 mod shared;
 pub mod zip;

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
 
 /// Shared memory of a fixed size, zeros at first. Frames are reached by copies in and out.
 #[derive(Debug)]
@@ -84,6 +85,21 @@ impl SharedMemory {
         );
         // SAFETY: as in `write`.
         unsafe { std::ptr::copy_nonoverlapping(self.base.add(at), into.as_mut_ptr(), into.len()) }
+    }
+}
+
+impl SharedMemory {
+    /// The word at offset `at`.
+    ///
+    /// # Panics
+    ///
+    /// If it does not lie in the memory, or `at` is no multiple of 8.
+    pub(super) fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8) && at.checked_add(8).is_some_and(|end| end <= self.len));
+        // SAFETY: in bounds and aligned by the check above (the mapping is aligned to pages), and mapped for as long as
+        // `self`. Where others copy the same bytes meanwhile, as programs of an accelerator may, each byte is one of
+        // those written.
+        unsafe { AtomicU64::from_ptr(self.base.add(at).cast()) }
     }
 }
 

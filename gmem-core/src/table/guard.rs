@@ -77,6 +77,12 @@ impl<'t> Pages<'t> {
         self.word(index).unlock(entry);
     }
 
+    /// Changes what a held page's word says and goes on holding it: what happened cannot be undone.
+    pub fn revise(&mut self, index: usize, entry: Entry) {
+        debug_assert!(self.held & 1 << index != 0);
+        self.word(index).revise(entry);
+    }
+
     /// Lets go of the held pages in `mask`, unchanged.
     pub fn release(&mut self, mask: u64) {
         for (first, length) in runs(mask & self.held) {

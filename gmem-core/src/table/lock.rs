@@ -87,6 +87,15 @@ impl<A: Atomic> Word<A> {
         }
     }
 
+    /// Changes what the word says and keeps the lock. Only the lock's holder may call this.
+    pub fn revise(&self, entry: Entry) {
+        debug_assert!(
+            self.0.load(Ordering::Relaxed) & LOCK != 0,
+            "the word is not locked"
+        );
+        self.0.store(entry.bits() | LOCK, Ordering::Release);
+    }
+
     /// Changes what the word says and lets the lock go. Only the lock's holder may call this.
     pub fn unlock(&self, entry: Entry) {
         debug_assert!(

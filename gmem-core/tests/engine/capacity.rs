@@ -94,7 +94,7 @@ fn no_fault_waits_at_exact_capacity_with_several_handlers() {
             overcommit: false,
         };
         let bench = Bench {
-            engine: Engine::new(config, guest.clone()).unwrap(),
+            engine: Arc::new(Engine::new(config, guest.clone()).unwrap()),
             guest,
         };
         let stop = AtomicBool::new(false);

@@ -1,5 +1,7 @@
 //! The engine over a simulated guest: budgets, tiers, failures at every step.
 
+mod accelerator;
+mod accelerators;
 mod capacity;
 mod failures;
 mod freeing;

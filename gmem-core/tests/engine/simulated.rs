@@ -29,7 +29,7 @@ impl Fuse {
         self.fail_after(-1);
     }
 
-    fn blows(&self) -> bool {
+    pub fn blows(&self) -> bool {
         self.0.fetch_sub(1, Ordering::SeqCst) == 0
     }
 }
@@ -62,18 +62,35 @@ impl Guest {
 
     /// The first word of a present page.
     pub fn read(&self, page: PageNo) -> Option<u64> {
+        self.pages
+            .lock()
+            .unwrap()
+            .get(&page)
+            .map(|bytes| word_of(bytes))
+    }
+
+    /// Whether a page is present.
+    pub fn is_present(&self, page: PageNo) -> bool {
+        self.pages.lock().unwrap().contains_key(&page)
+    }
+
+    /// Adds to the first word of a present page; false if it is not.
+    pub fn add_if_present(&self, page: PageNo, by: u64) -> bool {
+        let mut pages = self.pages.lock().unwrap();
+        let Some(bytes) = pages.get_mut(&page) else {
+            return false;
+        };
+        let word = u64::from_ne_bytes(bytes[..8].try_into().unwrap());
+        bytes[..8].copy_from_slice(&(word + by).to_ne_bytes());
+        true
+    }
+
+    /// The first word of a present page, of which only that is written.
+    pub fn first_word(&self, page: PageNo) -> Option<u64> {
         let pages = self.pages.lock().unwrap();
-        pages.get(&page).map(|bytes| {
-            let word = u64::from_ne_bytes(bytes[..8].try_into().unwrap());
-            for (at, byte) in bytes.iter().enumerate().skip(8) {
-                assert_eq!(
-                    *byte,
-                    fill_byte(word, at),
-                    "{page}: byte {at} is not of the same write"
-                );
-            }
-            word
-        })
+        pages
+            .get(&page)
+            .map(|bytes| u64::from_ne_bytes(bytes[..8].try_into().unwrap()))
     }
 
     /// Puts these bytes into a present page.
@@ -97,22 +114,32 @@ impl Guest {
         let Some(bytes) = pages.get_mut(&page) else {
             return false;
         };
-        bytes[..8].copy_from_slice(&word.to_ne_bytes());
-        for (at, byte) in bytes.iter_mut().enumerate().skip(8) {
-            *byte = fill_byte(word, at);
-        }
+        **bytes = page_of(word);
         true
     }
 
     /// Fills a page, present or not (as an access that has been resolved would).
     pub fn write(&self, page: PageNo, word: u64) {
-        let mut bytes = Box::new([0; PAGE_SIZE]);
-        bytes[..8].copy_from_slice(&word.to_ne_bytes());
-        for (at, byte) in bytes.iter_mut().enumerate().skip(8) {
-            *byte = fill_byte(word, at);
-        }
+        let bytes = Box::new(page_of(word));
         self.pages.lock().unwrap().insert(page, bytes);
     }
+}
+
+/// A page of one write: its first word, and bytes that follow from it.
+pub fn page_of(word: u64) -> [u8; PAGE_SIZE] {
+    let mut bytes = [0; PAGE_SIZE];
+    bytes[..8].copy_from_slice(&word.to_ne_bytes());
+    for (at, byte) in bytes.iter_mut().enumerate().skip(8) {
+        *byte = fill_byte(word, at);
+    }
+    bytes
+}
+
+/// The first word of a page, which must be of one write.
+pub fn word_of(bytes: &[u8; PAGE_SIZE]) -> u64 {
+    let word = u64::from_ne_bytes(bytes[..8].try_into().unwrap());
+    assert_eq!(*bytes, page_of(word), "the page is not of one write");
+    word
 }
 
 /// Zeros for word 0; one value throughout for words below 8; else bytes that compress to about a half.
@@ -260,7 +287,7 @@ pub fn zip(bytes: u64) -> Box<dyn Hnode> {
 }
 
 pub struct Bench {
-    pub engine: Engine,
+    pub engine: Arc<Engine>,
     pub guest: Arc<Guest>,
 }
 
@@ -286,7 +313,7 @@ pub fn bench_with(
         overcommit,
     };
     Ok(Bench {
-        engine: Engine::new(config, guest.clone())?,
+        engine: Arc::new(Engine::new(config, guest.clone())?),
         guest,
     })
 }

@@ -1,0 +1,57 @@
+//! Hints, by the names of GMEM's `hmadvise`.
+
+use super::Attachment;
+use crate::engine::DeviceError;
+use crate::page::{PAGE_SIZE, PageNo, PageRange};
+
+/// What is said of a range of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// The accelerator will use it: it comes into its memory now. Rounded outward to pages.
+    Prefetch,
+    /// Nobody needs its bytes any more: it reads as zeros. Rounded inward to pages.
+    DontNeed,
+    /// It stays where it is, whoever else wants it: eviction passes it by. Rounded outward to pages.
+    Pinned,
+    /// It may move again. Rounded outward to pages.
+    Unpinned,
+}
+
+/// What advice did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advised {
+    /// Pages that it was about, after rounding.
+    pub pages: u64,
+}
+
+impl Attachment {
+    /// Takes advice about the `len` bytes from guest-physical address `address` on. All of it must be guest RAM; where
+    /// it fails, part of it may have been done.
+    pub fn advise(&self, address: u64, len: u64, advice: Advice) -> Result<Advised, DeviceError> {
+        let page = PAGE_SIZE as u64;
+        let end = address.saturating_add(len);
+        let (first, end) = match advice {
+            Advice::DontNeed => (address.div_ceil(page), end / page),
+            _ => (address / page, end.div_ceil(page)),
+        };
+        let range = PageRange::new(PageNo(first), end.saturating_sub(first));
+        if let Some(page) = [range.start, PageNo(range.end().0.saturating_sub(1))]
+            .into_iter()
+            .find(|page| range.pages > 0 && !self.engine.is_ram(*page))
+        {
+            return Err(DeviceError::NotRam { page });
+        }
+        match advice {
+            Advice::Prefetch => {
+                for page in range.iter() {
+                    self.fault(page)?;
+                }
+            }
+            Advice::DontNeed => self.engine.free(range).map(|_| ())?,
+            Advice::Pinned | Advice::Unpinned => {
+                self.engine.set_pinned(range, advice == Advice::Pinned)?;
+            }
+        }
+        Ok(Advised { pages: range.pages })
+    }
+}

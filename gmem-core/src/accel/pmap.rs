@@ -1,0 +1,30 @@
+//! An accelerator's page tables, as its driver offers them.
+
+use crate::hnode::device::MapError;
+use crate::page::PageNo;
+use crate::table::Frame;
+
+/// Names one address space's page tables in an accelerator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ContextId(pub u32);
+
+/// The MMU functions of a driver. All may be called from any thread, for disjoint pages at once.
+pub trait Pmap: Send + Sync {
+    /// Pages, a power of two of at most 64, in the smallest mapping.
+    fn granule(&self) -> usize;
+
+    /// Makes page tables without a mapping.
+    fn create(&self) -> Result<ContextId, MapError>;
+
+    /// Frees page tables, in which nothing is mapped any more and which nobody walks.
+    fn destroy(&self, context: ContextId);
+
+    /// Maps a granule from `page` on to the frames from `frame` on, readable and writable, in place of what is mapped there.
+    /// An accelerator that has faulted on it may try again when this returns.
+    fn map(&self, context: ContextId, page: PageNo, frame: Frame) -> Result<(), MapError>;
+
+    /// Unmaps every granule that has one of these pages, and invalidates what the accelerator has cached of them. On
+    /// return it has acknowledged: no access through an old translation is under way or will begin. It must not
+    /// depend on a fault of the accelerator being resolved: whoever resolves it may be the caller.
+    fn unmap(&self, context: ContextId, page: PageNo, pages: usize);
+}

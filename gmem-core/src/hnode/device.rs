@@ -1,0 +1,43 @@
+//! Memory of an accelerator, which the accelerator itself reaches.
+//!
+//! Unlike a tier's, its frames are used in place, through page tables of the accelerator's own. It takes no pages
+//! by itself: they come when the accelerator touches them, or is expected to.
+
+use super::{Frame, Hnode};
+use crate::page::PageNo;
+
+/// Why an accelerator's page tables do not take a mapping. They are as before.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// There is no memory for another table.
+    #[error("no memory is left for page tables of {0}; give the accelerator more for them")]
+    Tables(String),
+    /// The accelerator is gone.
+    #[error("accelerator {0} no longer works: {1}")]
+    Gone(String, String),
+}
+
+/// An accelerator in one address space, as the engine sees it: frames, and page tables that name them.
+///
+/// All methods may be called from any thread. The engine holds the locks of the pages that it names.
+pub trait Device: Hnode {
+    /// How many pages, a power of two of at most 64, its smallest mapping covers: aligned to that number, in frames that
+    /// are consecutive and as aligned.
+    fn granule(&self) -> usize;
+
+    /// Takes `pages` consecutive free frames (a power of two of at most 64), aligned to their number.
+    fn take(&self, pages: usize) -> Option<Frame>;
+
+    /// Fills frames that were taken and that no page has yet, from `bytes`, whole pages.
+    fn fill(&self, frame: Frame, bytes: &[u8]);
+
+    /// Fills `pages` such frames with zeros.
+    fn zero(&self, frame: Frame, pages: usize);
+
+    /// Lets the accelerator reach a granule, from `page` on, in the frames from `frame` on.
+    fn map(&self, page: PageNo, frame: Frame) -> Result<(), MapError>;
+
+    /// Takes pages out of the accelerator's reach, in whole granules if it must. On return it has acknowledged: it
+    /// reads and writes them no more until they are mapped again. Pages that are not mapped are none of its business.
+    fn withdraw(&self, page: PageNo, pages: usize);
+}

@@ -1,0 +1,102 @@
+//! The memory of an accelerator: frames that it reaches in place, and a link to the host.
+
+use super::frames::Frames;
+use super::link::Link;
+use super::shared::SharedMemory;
+use super::{Frame, Usage};
+use crate::page::{PAGE_SIZE, Unit};
+use std::io;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+/// An accelerator's memory. Shared by the accelerator, which uses the frames that its page tables name, and the address
+/// spaces whose pages are in them.
+#[derive(Debug)]
+pub struct LocalMemory {
+    memory: SharedMemory,
+    frames: Frames,
+    link: Link,
+}
+
+impl LocalMemory {
+    /// `bytes` (rounded down to pages; at least one), emulated, behind `link`, in a memfd named `gmem-accel`.
+    pub fn new(bytes: u64, link: Link) -> io::Result<Self> {
+        let pages = bytes / PAGE_SIZE as u64;
+        Ok(Self {
+            memory: SharedMemory::new(c"gmem-accel", pages as usize * PAGE_SIZE)?,
+            frames: Frames::new(pages),
+            link,
+        })
+    }
+
+    /// Its size, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.frames.total() * PAGE_SIZE as u64
+    }
+
+    /// Pages that are free.
+    pub fn free_pages(&self) -> u64 {
+        self.frames.free_pages()
+    }
+
+    /// How much of it is used.
+    pub fn usage(&self) -> Usage {
+        self.frames.usage()
+    }
+
+    /// Takes `pages` consecutive frames, a power of two of at most 64, aligned to their number.
+    pub fn take(&self, pages: usize) -> Option<Frame> {
+        self.frames.take_run(pages)
+    }
+
+    /// Gives one frame back.
+    pub fn give_back(&self, frame: Frame) {
+        self.frames.give_back(frame, Unit::Page);
+    }
+
+    /// Copies into it over the link.
+    ///
+    /// # Panics
+    ///
+    /// As all of these do, if the range is not in the memory.
+    pub fn fill(&self, frame: Frame, bytes: &[u8]) {
+        let start = Instant::now();
+        self.write(address(frame), bytes);
+        self.link.transfer(start, bytes.len());
+    }
+
+    /// Copies one page from each of `frames` over the link.
+    pub fn fetch(&self, frames: &[Frame], into: &mut [u8]) {
+        let start = Instant::now();
+        for (frame, page) in frames.iter().zip(into.chunks_exact_mut(PAGE_SIZE)) {
+            self.read(address(*frame), page);
+        }
+        self.link.transfer(start, frames.len() * PAGE_SIZE);
+    }
+
+    /// Fills with zeros, as the accelerator itself does: nothing crosses the link.
+    pub fn zero(&self, frame: Frame, pages: usize) {
+        for page in 0..pages {
+            self.write(address(frame) + page * PAGE_SIZE, &[0; PAGE_SIZE]);
+        }
+    }
+
+    /// The accelerator writes at offset `at`.
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        self.memory.write(at, bytes);
+    }
+
+    /// The accelerator reads from offset `at`.
+    pub fn read(&self, at: usize, into: &mut [u8]) {
+        self.memory.read(at, into);
+    }
+
+    /// A word at offset `at`, a multiple of 8: page tables, and atomic operations.
+    pub fn word(&self, at: usize) -> &AtomicU64 {
+        self.memory.word(at)
+    }
+}
+
+fn address(frame: Frame) -> usize {
+    frame.0 as usize * PAGE_SIZE
+}
