@@ -96,9 +96,53 @@ fn entry(index: u32, data: u64) -> kvm_msr_entry {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::kvm::host::Host;
+    use crate::kvm::vcpu::Vcpu;
+    use crate::kvm::vm::Vm;
+    use crate::memory::ram::GuestRam;
 
     const PERIOD: u64 = 1000;
+
+    /// Where KVM keeps the local APIC's local vector table entry of its timer, and what makes that wait for deadlines.
+    const LVT_TIMER: usize = 0x320;
+    const DEADLINE_MODE: [i8; 4] = [0x20, 0, 4, 0];
+    const SPURIOUS: usize = 0xf0;
+    const APIC_ON: [i8; 2] = [-1, 1];
+
+    #[test]
+    fn kvm_is_given_the_deadlines() {
+        let host = Host::open().expect("this test needs a working /dev/kvm");
+        let ram = Arc::new(GuestRam::new(16 << 20).unwrap());
+        let vm = Vm::new(&host, ram).unwrap();
+        let mut vcpu = Vcpu::new(&vm, 0, 1, &host.cpuid().unwrap()).unwrap();
+        let mut apic = vcpu.fd.get_lapic().unwrap();
+        apic.regs[SPURIOUS..SPURIOUS + 2].copy_from_slice(&APIC_ON);
+        apic.regs[LVT_TIMER..LVT_TIMER + 4].copy_from_slice(&DEADLINE_MODE);
+        vcpu.fd.set_lapic(&apic).unwrap();
+        let read = |vcpu: &Vcpu, index| {
+            let mut msrs = Msrs::from_entries(&[entry(index, 0)]).unwrap();
+            assert_eq!(vcpu.fd.get_msrs(&mut msrs).unwrap(), 1);
+            msrs.as_slice()[0].data
+        };
+
+        let second = u64::from(vcpu.tsc_khz().unwrap()) * 1000;
+        let far = read(&vcpu, IA32_TSC) + 10 * second;
+        assert!(vcpu.pace.write(&vcpu.fd, IA32_TSC_DEADLINE, far));
+        assert_eq!(read(&vcpu, IA32_TSC_DEADLINE), far);
+        // Each of these has come by the time of the next, unless that was put off. On a busy host they may be rare enough.
+        let put_off = (0..1000).any(|_| {
+            let wanted = read(&vcpu, IA32_TSC) + 1;
+            assert!(vcpu.pace.write(&vcpu.fd, IA32_TSC_DEADLINE, wanted));
+            let late = read(&vcpu, IA32_TSC_DEADLINE).saturating_sub(wanted);
+            assert!(late <= second * PERIOD_MS / 1000, "{late}");
+            late > 0
+        });
+        assert!(put_off);
+        assert!(!vcpu.pace.write(&vcpu.fd, IA32_TSC, 0), "not ours");
+    }
 
     #[test]
     fn a_busy_guest_gets_an_interrupt_each_period() {

@@ -60,7 +60,8 @@ const SIGNATURE: u32 = 0x0003_06a9;
 /// - `highres=off`: a tick that takes longer than the time to the next one (4 ms in distributions' kernels) would be
 ///   done three times before its interrupt returns. Without high-resolution timers it is done once, for less; see also
 ///   [`super::pace`].
-/// - `nowatchdog`: half a minute in the kernel is no lockup here.
+/// - `watchdog_thresh=60`: half a minute in the kernel is no lockup here. (Not `nowatchdog`: a kernel that does not
+///   know a word without a value hands it to init.)
 ///
 /// Not needed: a delay loop's calibration (`lpj=`), where the kernel has kvm-clock.
 pub fn linux_command_line(virtualization: Virtualization) -> &'static str {
@@ -68,7 +69,7 @@ pub fn linux_command_line(virtualization: Virtualization) -> &'static str {
         Virtualization::Vmx | Virtualization::Svm => "",
         Virtualization::Software => {
             "clearcpuid=popcnt,smap,fsgsbase,erms,fsrm,umip,pku,ssse3,sse4_1,sse4_2,aes,pclmulqdq,sha_ni \
-             tsc=reliable mitigations=off rodata=off highres=off nowatchdog"
+             tsc=reliable mitigations=off rodata=off highres=off watchdog_thresh=60"
         }
     }
 }
