@@ -198,7 +198,7 @@ fn the_worker_serves_a_disk_and_a_reset_by_another_thread_waits_for_the_kernel()
                 driver.start();
             }
         }
-        let (_, broken) = driver.device.metrics();
+        let (_, broken) = driver.device.metrics().unwrap();
         assert_eq!(broken, None);
     }
 }

@@ -47,7 +47,7 @@ fn a_driver_that_keeps_to_the_rules_is_served_and_interrupted() {
     driver.send(1);
     driver.notify(1);
     driver.wait_used(1, 1);
-    assert_eq!(driver.device.metrics(), (101.into(), None));
+    assert_eq!(driver.device.metrics(), Some((101.into(), None)));
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn rings_outside_guest_memory_break_the_device_until_it_is_reset() {
         driver.set_up(0, 8, addresses);
         assert_ne!(driver.add_status(OK) & BROKEN, 0, "{addresses:x?}");
         assert_eq!(driver.interrupt(), 2);
-        let cause = driver.device.metrics().1.unwrap();
+        let cause = driver.device.metrics().unwrap().1.unwrap();
         assert!(cause.contains("queue 0"), "{cause}");
         assert_eq!(seen.started.load(Ordering::Relaxed), 0);
         // All it takes is a reset.
@@ -56,7 +56,7 @@ fn an_available_index_that_makes_no_sense_breaks_the_device_and_a_reset_mends_it
     assert_eq!(driver.interrupt(), 2);
     assert_ne!(driver.read(STATUS) & BROKEN, 0);
     assert_eq!(
-        driver.device.metrics().1.unwrap(),
+        driver.device.metrics().unwrap().1.unwrap(),
         "9 requests in a queue of 8"
     );
     assert_eq!(
