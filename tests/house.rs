@@ -8,12 +8,13 @@ use std::{env, fs};
 use serde_json::Value;
 
 /// Our packages and those of ours that each may use. Nothing points back.
-const MAY_USE: [(&str, &[&str]); 5] = [
+const MAY_USE: [(&str, &[&str]); 6] = [
     ("gmem", &["gmem-devices", "gmem-core", "gmem-wire"]),
-    ("gmem-devices", &["gmem-core", "gmem-wire"]),
+    ("gmem-devices", &["gmem-core", "gmem-wire", "gmem-work"]),
     ("gmem-core", &[]),
-    ("guest-kernel", &["gmem-wire"]),
+    ("guest-kernel", &["gmem-wire", "gmem-work"]),
     ("gmem-wire", &[]),
+    ("gmem-work", &[]),
 ];
 
 /// Where `unsafe` is needed, and for what. A directory stands for all files in it.

@@ -1,3 +1,4 @@
 //! Devices of a gmem microVM.
+pub mod accel;
 pub mod legacy;
 pub mod virtio;

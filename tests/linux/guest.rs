@@ -63,7 +63,7 @@ fn image(name: &str, file: &str) -> String {
         .join(file);
     assert!(
         path.exists(),
-        "{} is missing: this test boots Linux, which `images/linux/build`, for several CPUs with `--smp`, makes",
+        "{} is missing: this test boots Linux, which `images/linux/build --all` makes",
         path.display()
     );
     path.to_str().unwrap().to_owned()

@@ -14,7 +14,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
-use super::{KvmError, failed, software};
+use super::{KvmError, failed, pace, software};
 
 /// CPUID leaf with KVM's paravirtual features.
 const KVM_FEATURES_LEAF: u32 = 0x4000_0001;
@@ -143,6 +143,7 @@ impl Host {
         if self.virtualization != Virtualization::Software {
             return Ok(());
         }
+        pace::enable(vm);
         let offered = vm.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
         if offered & KVM_X86_DISABLE_EXITS_HLT as i32 == 0 {
             // Slower faults, nothing worse.

@@ -12,6 +12,7 @@ mod firmware;
 mod gate;
 pub mod host;
 pub mod kick;
+mod pace;
 pub mod run_loop;
 pub mod software;
 pub mod vcpu;

@@ -70,6 +70,10 @@ enum Exit {
         len: usize,
     },
     Internal,
+    WriteMsr {
+        index: u32,
+        value: u64,
+    },
 }
 
 impl Vcpu {
@@ -114,6 +118,10 @@ impl Vcpu {
                     len,
                 } => Err(device_access(&shared.ram, access, address, len)),
                 Exit::Internal => self.internal_error(shared),
+                Exit::WriteMsr { index, value } => {
+                    self.write_msr(index, value);
+                    Ok(())
+                }
             };
             if let Err(cause) = ended {
                 break cause;
@@ -123,6 +131,12 @@ impl Vcpu {
             cause,
             position: self.position(),
         }
+    }
+
+    /// KVM_EXIT_X86_WRMSR: a register that KVM was told to leave to this process.
+    fn write_msr(&mut self, index: u32, value: u64) {
+        let done = self.pace.write(&self.fd, index, value);
+        self.fd.get_kvm_run().__bindgen_anon_1.msr.error = (!done).into();
     }
 
     /// KVM_EXIT_INTERNAL_ERROR: an instruction for the fallback, or the end.
@@ -216,6 +230,10 @@ fn dispatch(exit: VcpuExit<'_>, shared: &Shared) -> Option<Exit> {
             })
         }
         VcpuExit::Shutdown => end(Cause::Guest(GuestFailure::TripleFault)),
+        VcpuExit::X86Wrmsr(write) => Some(Exit::WriteMsr {
+            index: write.index,
+            value: write.data,
+        }),
         VcpuExit::InternalError => Some(Exit::Internal),
         // The interrupt controller is in the kernel, which also waits there for the end of HLT.
         VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr => None,

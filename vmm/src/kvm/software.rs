@@ -57,6 +57,11 @@ const SIGNATURE: u32 = 0x0003_06a9;
 /// - `mitigations=off`: the kernel believes that this processor leaks, and would run `verw` (an exit) at each return
 ///   to user code and two sets of page tables, while its own code never runs on the processor at all.
 /// - `rodata=off`: protecting the kernel's own memory splits and walks page tables, a tenth of a small guest's boot.
+/// - `highres=off`: a tick that takes longer than the time to the next one (4 ms in distributions' kernels) would be
+///   done three times before its interrupt returns. Without high-resolution timers it is done once, for less; see also
+///   [`super::pace`].
+/// - `watchdog_thresh=60`: half a minute in the kernel is no lockup here. (Not `nowatchdog`: a kernel that does not
+///   know a word without a value hands it to init.)
 ///
 /// Not needed: a delay loop's calibration (`lpj=`), where the kernel has kvm-clock.
 pub fn linux_command_line(virtualization: Virtualization) -> &'static str {
@@ -64,7 +69,7 @@ pub fn linux_command_line(virtualization: Virtualization) -> &'static str {
         Virtualization::Vmx | Virtualization::Svm => "",
         Virtualization::Software => {
             "clearcpuid=popcnt,smap,fsgsbase,erms,fsrm,umip,pku,ssse3,sse4_1,sse4_2,aes,pclmulqdq,sha_ni \
-             tsc=reliable mitigations=off rodata=off"
+             tsc=reliable mitigations=off rodata=off highres=off watchdog_thresh=60"
         }
     }
 }

@@ -4,6 +4,7 @@ use kvm_bindings::{CpuId, KVM_MP_STATE_RUNNABLE, kvm_mp_state};
 use kvm_ioctls::VcpuFd;
 
 use super::exits::Position;
+use super::pace::Pace;
 use super::vm::Vm;
 use super::{KvmError, cpuid, entry, failed};
 use crate::boot::Entry;
@@ -13,6 +14,7 @@ use crate::boot::Entry;
 pub struct Vcpu {
     pub(super) index: usize,
     pub(super) fd: VcpuFd,
+    pub(super) pace: Pace,
     pub(super) emulation_failures_exit: bool,
 }
 
@@ -29,6 +31,7 @@ impl Vcpu {
         Ok(Self {
             index,
             fd,
+            pace: Pace::default(),
             emulation_failures_exit: vm.emulation_failures_exit(),
         })
     }
