@@ -1,0 +1,113 @@
+//! Out of an accelerator's memory, into host RAM: staged, to be passed on like others.
+
+use super::{Attached, DeviceError};
+use crate::engine::reclaim::NoRoom;
+use crate::engine::{Engine, FaultError};
+use crate::hnode::device::Device;
+use crate::page::{CLUSTER_PAGES, ClusterNo, Unit, bits, runs};
+use crate::policy::Victims;
+use crate::stats::Site;
+use crate::table::{ClusterView, Entry, Flags, Frame, Pages, Place, State};
+use std::sync::atomic::Ordering;
+
+impl Engine {
+    /// Makes room for `pages` in the accelerator's memory.
+    pub(super) fn make_room_in(
+        &self,
+        hnode: u8,
+        attached: &Attached,
+        pages: usize,
+    ) -> Result<(), DeviceError> {
+        if self.send_away(hnode, attached, pages)? > 0 {
+            return Ok(());
+        }
+        Err(DeviceError::Full {
+            name: attached.device.name().to_owned(),
+            pages,
+        })
+    }
+
+    /// Sends at least `wanted` pages of an accelerator's memory to host RAM, in the order of the hand, cluster by cluster;
+    /// returns how many went, 0 if none can.
+    pub(super) fn send_away(
+        &self,
+        hnode: u8,
+        attached: &Attached,
+        wanted: usize,
+    ) -> Result<usize, DeviceError> {
+        let clusters = self.table.clusters();
+        let mut sent = 0;
+        for _ in 0..clusters {
+            let cluster = ClusterNo(attached.hand.fetch_add(1, Ordering::Relaxed) % clusters);
+            if !matches!(self.table.view(cluster), ClusterView::Pages(_)) {
+                continue;
+            }
+            let here = |_, entry: Entry| {
+                matches!(entry.state(), State::Held(place) if place.hnode == hnode)
+                    && !entry.flags().has(Flags::PINNED)
+            };
+            if let Some(pages) = self.table.try_lock_pages(cluster, u64::MAX, here) {
+                match self.send_cluster_away(pages, hnode, &*attached.device) {
+                    Ok(count) => sent += count,
+                    Err(NoRoom::Full) => break,
+                    Err(NoRoom::Failed(error)) => return Err(error.into()),
+                }
+            }
+            if sent >= wanted {
+                break;
+            }
+        }
+        Ok(sent)
+    }
+
+    fn send_cluster_away(
+        &self,
+        mut pages: Pages<'_>,
+        hnode: u8,
+        device: &dyn Device,
+    ) -> Result<usize, NoRoom> {
+        let cluster = pages.cluster();
+        let mut sent = 0;
+        while let Some((at, length)) = runs(pages.mask()).next() {
+            let _turning = self.turning.begin();
+            let mut frames = loop {
+                match self.arena.take(length) {
+                    Some(frames) => break frames,
+                    None => self.make_room(1)?,
+                }
+            };
+            let count = frames.pages();
+            device.withdraw(cluster.page(at), count);
+            let mut sources = [Frame(0); CLUSTER_PAGES];
+            for (i, source) in sources[..count].iter_mut().enumerate() {
+                if let State::Held(place) = pages.entry(at + i).state() {
+                    *source = place.frame;
+                }
+            }
+            device
+                .load_pages(&sources[..count], frames.bytes_mut())
+                .map_err(|source| FaultError::Load {
+                    page: cluster.page(at),
+                    tier: device.name().to_owned(),
+                    source,
+                })?;
+            let slot = frames.keep();
+            self.staged.more(count);
+            for (i, source) in sources[..count].iter().enumerate() {
+                let flags = pages.entry(at + i).flags();
+                pages.commit(
+                    at + i,
+                    Entry::held(Place::RAM, Frame(slot.0 + i as u64), flags),
+                );
+                device.free(*source, Unit::Page);
+            }
+            self.staged.push(Victims::Pages {
+                cluster,
+                mask: bits(at, count),
+            });
+            self.stats.moved(Site::Tier(hnode), Site::Staged, count);
+            sent += count;
+        }
+        Ok(sent)
+    }
+}
