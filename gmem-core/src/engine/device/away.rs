@@ -21,10 +21,7 @@ impl Engine {
         if self.send_away(hnode, attached, pages)? > 0 {
             return Ok(());
         }
-        Err(DeviceError::Full {
-            name: attached.device.name().to_owned(),
-            pages,
-        })
+        Err(DeviceError::full(&*attached.device, pages))
     }
 
     /// Sends at least `wanted` pages of an accelerator's memory to host RAM, in the order of the hand, cluster by cluster;

@@ -69,6 +69,15 @@ pub enum DeviceError {
     Failed(#[from] FaultError),
 }
 
+impl DeviceError {
+    fn full(device: &dyn Device, pages: usize) -> Self {
+        Self::Full {
+            name: device.name().to_owned(),
+            pages,
+        }
+    }
+}
+
 /// Why an accelerator cannot be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
@@ -157,10 +166,7 @@ impl Engine {
         while device.usage().pages > 0 {
             let _passing = self.gate.pass();
             if self.send_away(hnode, &attached, CLUSTER_PAGES)? == 0 {
-                return Err(DeviceError::Full {
-                    name: device.name().to_owned(),
-                    pages: 0,
-                });
+                return Err(DeviceError::full(device, 0));
             }
         }
         let _still = self.quiesce();

@@ -1,6 +1,7 @@
 //! Into an accelerator's memory.
 
 use super::{Attached, DeviceError};
+use crate::engine::reclaim::NoRoom;
 use crate::engine::{Engine, FaultError};
 use crate::hnode::device::Device;
 use crate::hnode::ram::Scratch;
@@ -76,7 +77,7 @@ impl Engine {
             frame,
             count,
         };
-        if let Some(busy) = self.leave_guest(&mut pages, mask)? {
+        if let Some(busy) = self.leave_guest(&mut pages, mask, device)? {
             return Ok(Some(busy));
         }
         let _turning = self.turning.begin();
@@ -111,7 +112,12 @@ impl Engine {
 
     /// Takes those of the pages that are beneath the guest out of its reach: they are staged, and stay locked. Says
     /// which page the kernel calls busy, or has no slot, if there is one.
-    fn leave_guest(&self, pages: &mut Pages<'_>, mask: u64) -> Result<Option<PageNo>, DeviceError> {
+    fn leave_guest(
+        &self,
+        pages: &mut Pages<'_>,
+        mask: u64,
+        device: &dyn Device,
+    ) -> Result<Option<PageNo>, DeviceError> {
         let cluster = pages.cluster();
         let mapped = |index: &usize| pages.entry(*index).state() == State::Mapped;
         let beneath = (0..CLUSTER_PAGES)
@@ -123,8 +129,14 @@ impl Engine {
             while at < first + length {
                 let Some(empty) = self.arena.take_empty(first + length - at) else {
                     // Much is staged: passed on, it leaves slots.
-                    self.wake_background();
-                    return Ok(Some(cluster.page(at)));
+                    match self.pass_on_oldest() {
+                        Ok(1..) => continue,
+                        Ok(0) => return Ok(Some(cluster.page(at))),
+                        Err(NoRoom::Full) => {
+                            return Err(DeviceError::full(device, mask.count_ones() as usize));
+                        }
+                        Err(NoRoom::Failed(error)) => return Err(error.into()),
+                    }
                 };
                 let moved = self
                     .mmu
