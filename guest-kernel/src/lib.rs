@@ -7,7 +7,7 @@
 //!
 //! # Workloads
 //!
-//! The command line is `gmem.cpus=N gmem.tsc_khz=K -- WORKLOAD key=value ...`; [`plan::Plan`] lists
+//! The command line is `gmem.cpus=N gmem.tsc_khz=K gmem.devices=D -- WORKLOAD key=value ...`; [`plan::Plan`] lists
 //! workloads and options with their defaults. Each works on the RAM above the guest's image, checks what it
 //! reads, and prints one line of JSON ([`work::result`]).
 //!

@@ -10,13 +10,15 @@
 //! | `fault_count`, `fault_p50_us`, `fault_p99_us`, `fault_p999_us`, `fault_max_us` | accesses of the timed phase longer than `fault_threshold_us`, as the vCPU saw them; `verify`: of the first access to each page |
 //! | `writes`, `counted` | increments made, and their sum as found; a difference is a mismatch |
 //! | `first_mismatch` | `address`, `expected`, `found`, if there is one |
+//! | `device`, `devices`, `rounds`, `attacks`, `broken`, `recoveries`, `beside`, `packets`, `failures`, `first_failure` | `hostile`: see `docs/workloads.md` |
 //! | `tsc_khz`, `tsc_assumed` | the clock; `tsc_assumed` only if nobody told its frequency |
 
+use super::hostile::score::Score;
 use super::json::Object;
 use super::tally::Tally;
 use crate::clock::Frequency;
 use crate::memory::PAGE_SIZE;
-use crate::plan::{Plan, Workload};
+use crate::plan::{Plan, Target, Workload};
 use core::fmt::{self, Write};
 
 /// What ran where.
@@ -105,11 +107,32 @@ fn specifics(object: &mut Object<'_>, plan: &Plan, tally: &Tally) {
             object.integer("hot_ops_percent", hot_ops);
         }
         Workload::Faults { passes } => object.integer("passes", passes),
+        Workload::Hostile { device, .. } => hostile(object, device, &tally.hostile),
         _ => {}
     }
     if plan.counts_writes() {
         object.integer("write_percent", plan.write_percent);
         object.integer("writes", tally.writes);
         object.integer("counted", tally.counted);
+    }
+}
+
+fn hostile(object: &mut Object<'_>, device: Target, score: &Score) {
+    object.text("device", device.name());
+    object.integer("devices", score.devices);
+    object.integer("rounds", score.rounds);
+    object.integer("attacks", score.attacks);
+    object.integer("broken", score.broken);
+    object.integer("recoveries", score.recoveries);
+    object.integer("beside", score.beside);
+    object.integer("packets", score.packets);
+    object.integer("failures", score.failures);
+    if let Some(first) = score.first {
+        object.object("first_failure", |object| {
+            object.text("device", first.device);
+            object.text("what", first.what);
+            object.integer("round", first.round);
+            object.integer("cpu", first.cpu);
+        });
     }
 }
