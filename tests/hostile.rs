@@ -10,14 +10,14 @@ use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use support::gmem::{Finished, Running, TempDir, command, require_kvm, run};
+use support::gmem::{Finished, Running, TempDir, require_kvm, run};
 use support::outside::sample_rss_anon;
 use support::verified::number;
 
@@ -65,7 +65,7 @@ impl Host {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// Starts the guest, with all devices and keys on its console.
+    /// Starts the guest, with all devices.
     fn start(&self, attack: &Attack<'_>) -> Running {
         let Attack {
             device,
@@ -89,13 +89,7 @@ impl Host {
         }
         let workload = format!("hostile device={device} seed={seed} rounds={rounds}");
         args.extend(["--workload", &workload]);
-        let mut command = command(&args);
-        let (keys, mut typist) = io::pipe().unwrap();
-        typist.write_all(&[b'k'; 32 << 10]).unwrap();
-        command.stdin(Stdio::from(keys));
-        let running = Running::spawn(command);
-        drop(typist);
-        running
+        Running::start(&args)
     }
 
     /// Runs attacks to their end, and checks what must hold for all of them; what the guest says of them.

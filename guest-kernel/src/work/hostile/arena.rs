@@ -134,6 +134,12 @@ impl<'a> Arena<'a> {
         }
     }
 
+    /// A sum of all that may be in the target zone.
+    pub(super) fn target_sum(&self) -> u64 {
+        let words = self.target().step_by(8);
+        words.fold(0, |sum: u64, at| sum.rotate_left(5) ^ self.get64(at))
+    }
+
     /// Writes an aligned word.
     pub(super) fn put64(&self, address: u64, value: u64) {
         self.word(address).store(value, Release);

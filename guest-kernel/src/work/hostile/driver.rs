@@ -14,6 +14,8 @@ const RINGS: u64 = 0x1000;
 const AVAIL: u64 = 0x400;
 const USED: u64 = 0x800;
 const BUFFERS: u64 = 0x8000;
+/// What lies behind buffers.
+const GUARD: u64 = 0x6775_6172_6421_2121;
 /// How long a device may take for one request, microseconds.
 const LIMIT_US: u64 = 10_000_000;
 
@@ -170,10 +172,19 @@ impl<'a, M: Machine> Driver<'a, M> {
         })
     }
 
-    /// Sends a request and waits for its end; how many bytes were written into it.
+    /// Sends a request and waits for its end; how many bytes were written into it. What is behind its buffers stays.
     pub(super) fn ask(&mut self, queue: usize, buffers: &[Buffer]) -> Result<u32, Fault> {
+        let arena = self.arena;
+        let behind = || {
+            let whole = buffers.iter().filter(|(_, len, _)| len % 8 == 0);
+            whole.map(|(address, len, _)| address + u64::from(*len))
+        };
+        behind().for_each(|guard| arena.put64(guard, GUARD));
         self.offer(queue, 0, buffers);
         let (head, written) = self.wait_long(|driver| driver.answer(queue))?;
+        if !behind().all(|guard| arena.get64(guard) == GUARD) {
+            return Err("a device wrote behind its buffer");
+        }
         match head {
             0 => Ok(written),
             _ => Err("an answer names another request"),

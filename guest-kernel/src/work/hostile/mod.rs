@@ -14,12 +14,15 @@ mod kind;
 mod mutate;
 mod proof;
 mod registers;
+mod requests;
 mod rings;
 pub mod score;
+mod send;
 
 use super::{Crew, Machine, Tally};
 use crate::clock::cycles;
-use crate::memory::PAGE_WORDS;
+use crate::math::permutation::Permutation;
+use crate::memory::{PAGE_SIZE, PAGE_WORDS};
 use crate::pattern::Pattern;
 use crate::plan::Target;
 use arena::{ATTACKERS, Arena};
@@ -33,6 +36,8 @@ use score::Failure;
 
 /// Pages that the workload cannot do without.
 pub const LEAST_PAGES: u64 = arena::PAGES + 1;
+/// Percent of rounds after which is seen whether a reset device has stopped writing.
+const LOOKS: u64 = 30;
 /// After so many failures a CPU goes on to the next device.
 const ENOUGH: u64 = 3;
 /// Pages of other memory that are checked after each round.
@@ -41,18 +46,25 @@ const GLANCE: u64 = 16;
 /// The microVM's devices.
 struct Present {
     kinds: [Option<Kind>; VIRTIO_DEVICES],
+    /// Memory that may be plugged in.
+    pluggable: Range<u64>,
 }
 
 impl Present {
     fn find<M: Machine>(machine: &M) -> Self {
         let mut kinds = [None; VIRTIO_DEVICES];
+        let mut pluggable = 0..0;
         for (number, kind) in kinds.iter_mut().enumerate().take(machine.devices()) {
             let registers = Registers::new(machine, number);
             if registers.read(MAGIC) == MAGIC_VALUE {
                 *kind = Kind::of(registers.read(DEVICE_ID));
             }
+            if *kind == Some(Kind::Mem) {
+                let start = registers.config(16);
+                pluggable = start..start + registers.config(24);
+            }
         }
-        Self { kinds }
+        Self { kinds, pluggable }
     }
 
     /// Numbers of the devices that `wanted` wants.
@@ -85,6 +97,7 @@ impl Numbers {
 struct Bout<'a, 'c, M> {
     crew: &'a Crew<'c, M>,
     arena: Arena<'c>,
+    pluggable: Range<u64>,
     /// The device that this CPU attacks.
     number: usize,
     kind: Kind,
@@ -117,14 +130,20 @@ pub(super) fn run<M: Machine>(crew: &Crew<'_, M>, rounds: u64, target: Target, t
     tally.warmup_cycles += crew.timed(|| fill(crew, others.clone()));
     tally.timed_cycles += crew.timed(|| {
         let attackers = crew.cpus.min(ATTACKERS).min(targets.count.max(2));
+        // Another order for each seed, so that others are attacked at the same time.
+        let order = Permutation::new(targets.count as u64, crew.plan.seed, 0);
         for bout in 0..targets.count {
-            let attacked = |cpu: usize| targets.as_slice()[(bout + cpu) % targets.count];
+            let attacked = |cpu: usize| {
+                let place = (bout + cpu) % targets.count;
+                targets.as_slice()[order.get(place as u64) as usize]
+            };
             let all = (0..attackers).map(attacked);
             let free = present.numbers(|number, _| all.clone().all(|other| other != number));
             let alone = targets.count > 1 || attackers == 1;
             let bout = present.kinds[attacked(crew.cpu)].map(|kind| Bout {
                 crew,
                 arena,
+                pluggable: present.pluggable.clone(),
                 number: attacked(crew.cpu),
                 kind,
                 alone,
@@ -162,7 +181,7 @@ impl<'c, M: Machine> Bout<'_, 'c, M> {
     ) {
         let (crew, arena) = (self.crew, self.arena);
         let registers = Registers::new(crew.machine, self.number);
-        let mut attack = Attack::new(crew, arena, registers, self.kind);
+        let mut attack = Attack::new(crew, arena, self.pluggable.clone(), (registers, self.kind));
         let mut driver = self.driver();
         let mut witness = witness.map(|(number, kind)| {
             let registers = Registers::new(crew.machine, number);
@@ -180,6 +199,10 @@ impl<'c, M: Machine> Bout<'_, 'c, M> {
         for round in 0..rounds {
             self.round = round;
             attack.round(&mut tally.hostile);
+            if crew.cpus == 1 && attack.chance(LOOKS) {
+                let still = attack.reset_ends_all();
+                self.expect(still, self.kind, tally);
+            }
             if self.alone {
                 self.recover(&mut driver, tally);
             }
@@ -252,7 +275,7 @@ fn check<M: Machine>(crew: &Crew<'_, M>, pages: Range<u64>, tally: &mut Tally) {
         pattern(crew, index).check(page, 0..PAGE_WORDS, address, &mut |found| {
             tally.mismatch(found);
         });
-        tally.compared += crate::memory::PAGE_SIZE;
+        tally.compared += PAGE_SIZE;
     }
 }
 

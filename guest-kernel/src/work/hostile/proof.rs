@@ -185,17 +185,22 @@ impl<M: Machine> Driver<'_, M> {
     /// Puts a page into the balloon and takes it out: it has lost its bytes, and is memory.
     fn page(&mut self) -> Result<(), Fault> {
         let (list, page) = (self.buffer(0), self.buffer(0x4000));
-        for word in 0..PAGE_SIZE / 8 {
-            self.arena.put64(page + 8 * word, self.nonce | 1);
+        let beside = [page - 8, page + PAGE_SIZE];
+        for word in (page - 8..=page + PAGE_SIZE).step_by(8) {
+            self.arena.put64(word, self.nonce | 1);
         }
         self.arena.put64(list, page / PAGE_SIZE);
         self.ask(0, &[(list, 4, false)])?;
         let zero = (0..PAGE_SIZE / 8).all(|word| self.arena.get64(page + 8 * word) == 0);
         self.ask(1, &[(list, 4, false)])?;
         self.arena.put64(page, self.nonce);
-        match zero && self.arena.get64(page) == self.nonce {
+        if !zero || self.arena.get64(page) != self.nonce {
+            return Err("a page in the balloon kept its bytes");
+        }
+        let kept = |at: u64| self.arena.get64(at) == self.nonce | 1;
+        match beside.into_iter().all(kept) {
             true => Ok(()),
-            false => Err("a page in the balloon kept its bytes"),
+            false => Err("a page beside the balloon lost its bytes"),
         }
     }
 
