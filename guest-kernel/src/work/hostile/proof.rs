@@ -214,9 +214,11 @@ impl<M: Machine> Driver<'_, M> {
             return Err("memory is plugged in after all was unplugged");
         }
         if self.registers.config(48) < size {
-            return match self.mem_request(0, address, 1)? {
-                ACK => Err("memory was plugged in that nobody wanted"),
-                _ => Ok(()),
+            let answer = self.mem_request(0, address, 1)?;
+            // Somebody may have asked for it just now.
+            return match answer == ACK && self.registers.config(48) < size {
+                true => Err("memory was plugged in that nobody wanted"),
+                false => Ok(()),
             };
         }
         // The tiers need not hold it.
