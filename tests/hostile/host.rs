@@ -19,8 +19,8 @@ const DISK: u64 = 8 << 20;
 /// Host RAM for guests of [`MEMORY`]: devices meet pages that are elsewhere.
 pub const HOST: u64 = 12 << 20;
 const MEMORY: &str = "40M";
-/// What the process may have beside: with the buffers of all connections of a vsock.
-const BESIDE: u64 = 16 << 20;
+/// What the process may have beside.
+const BESIDE: u64 = 8 << 20;
 /// How long a run may take, on a busy host. It takes a few seconds.
 pub const LIMIT: Duration = Duration::from_secs(90);
 

@@ -10,7 +10,7 @@
 //! | `fault_count`, `fault_p50_us`, `fault_p99_us`, `fault_p999_us`, `fault_max_us` | accesses of the timed phase longer than `fault_threshold_us`, as the vCPU saw them; `verify`: of the first access to each page |
 //! | `writes`, `counted` | increments made, and their sum as found; a difference is a mismatch |
 //! | `first_mismatch` | `address`, `expected`, `found`, if there is one |
-//! | `device`, `devices`, `rounds`, `attacks`, `broken`, `recoveries`, `beside`, `packets`, `failures`, `first_failure` | `hostile`: see `docs/workloads.md` |
+//! | `device`, `devices`, `rounds`, `attacks`, `broken`, `recoveries`, `beside`, `beside_max_us`, `packets`, `failures`, `first_failure` | `hostile`: see `docs/workloads.md` |
 //! | `tsc_khz`, `tsc_assumed` | the clock; `tsc_assumed` only if nobody told its frequency |
 
 use super::hostile::score::Score;
@@ -82,7 +82,7 @@ pub fn write(out: &mut dyn Write, context: &Context<'_>, tally: &Tally) -> fmt::
         2,
     );
     object.decimal("fault_max_us", microseconds(tally.faults.max()), 2);
-    specifics(&mut object, plan, tally);
+    specifics(&mut object, context, tally);
     if let Some(first) = tally.first {
         object.object("first_mismatch", |object| {
             object.hexadecimal("address", first.address);
@@ -97,7 +97,10 @@ pub fn write(out: &mut dyn Write, context: &Context<'_>, tally: &Tally) -> fmt::
     object.end()
 }
 
-fn specifics(object: &mut Object<'_>, plan: &Plan, tally: &Tally) {
+fn specifics(object: &mut Object<'_>, context: &Context<'_>, tally: &Tally) {
+    let Context {
+        plan, frequency, ..
+    } = context;
     match plan.workload {
         Workload::Verify { epochs } => object.integer("epochs", epochs),
         Workload::Stride { stride } => object.integer("stride", stride),
@@ -107,7 +110,11 @@ fn specifics(object: &mut Object<'_>, plan: &Plan, tally: &Tally) {
             object.integer("hot_ops_percent", hot_ops);
         }
         Workload::Faults { passes } => object.integer("passes", passes),
-        Workload::Hostile { device, .. } => hostile(object, device, &tally.hostile),
+        Workload::Hostile { device, .. } => {
+            hostile(object, device, &tally.hostile);
+            let slowest = frequency.microseconds(tally.hostile.beside_cycles);
+            object.decimal("beside_max_us", slowest, 2);
+        }
         _ => {}
     }
     if plan.counts_writes() {

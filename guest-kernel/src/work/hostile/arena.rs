@@ -7,6 +7,8 @@
 //!   the target zone, which is the arena's last part, or reaches beyond RAM, where a device must refuse it.
 //! - What devices read and *obey* lies before the target zone, and no device is told to write there: tables of
 //!   descriptors, and the page numbers that a balloon frees. What devices wrote is never obeyed.
+//! - What is obeyed is written once between two resets, over what stands for nothing: what a device sees of it while it is
+//!   being written is nothing, or the whole. Only descriptors of the target zone are changed under a device's eyes.
 //! - The exceptions are attacks: a used ring on top of a descriptor table makes addresses of what devices write. They
 //!   choose what is beneath so that every address that can come about is beyond RAM (see `attack`).
 //!
@@ -17,6 +19,7 @@
 //! | target, shared | buffers |
 
 use crate::memory::{PAGE_SIZE, WorkingSet};
+use core::iter;
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Release};
@@ -44,6 +47,8 @@ pub(super) const INDIRECT_SIZE: u64 = 0x1_0000;
 const NUMBERS: u64 = INDIRECT + INDIRECT_SIZE;
 /// Bytes of page numbers.
 pub(super) const NUMBERS_SIZE: u64 = 0x1_0000;
+/// An address without memory.
+const NOWHERE: u64 = 1 << 63;
 /// A device's honest zone.
 const HONEST: u64 = 0x1_0000;
 
@@ -109,6 +114,28 @@ impl<'a> Arena<'a> {
     pub(super) fn clear_tables(&self, cpu: usize) {
         let start = self.start + TABLES * cpu as u64;
         self.clear(start..start + TABLES);
+        self.empty_tables(cpu);
+    }
+
+    /// Fills the tables of CPU `cpu` with descriptors of nothing, nowhere, and with numbers of no pages. No device may use
+    /// them.
+    ///
+    /// A device may read what is being written. What it then sees is partly what was there before: where that is
+    /// nowhere, all is nowhere, or of no length. Were it a right address, it would be taken for what only the new length and
+    /// direction are right for.
+    pub(super) fn empty_tables(&self, cpu: usize) {
+        let tables = (0..QUEUES).map(|queue| self.queue(cpu, queue).table);
+        let tables = tables.map(|table| table..table + 16 * u64::from(QUEUE_SIZE));
+        let indirect = self.indirect(cpu);
+        let all = tables.chain(iter::once(indirect..indirect + INDIRECT_SIZE));
+        for descriptor in all.flat_map(|range| range.step_by(16)) {
+            self.put64(descriptor + 8, 0);
+            self.put64(descriptor, NOWHERE);
+        }
+        let numbers = self.numbers(cpu);
+        for word in (numbers..numbers + NUMBERS_SIZE).step_by(8) {
+            self.put64(word, u64::MAX);
+        }
     }
 
     /// The honest zone of device `device`.

@@ -30,7 +30,9 @@ pub(super) struct Attack<'a, 'm, M> {
     pub(super) kind: Kind,
     pub(super) cpu: usize,
     pub(super) random: Random,
+    /// How much of the indirect tables and of the page numbers was used since the last reset.
     pub(super) indirect_used: u64,
+    pub(super) numbers_used: u64,
     pub(super) queues: [Queue; QUEUES],
     /// Cycles of a microsecond.
     microsecond: u64,
@@ -62,6 +64,7 @@ impl<'a, 'm, M: Machine> Attack<'a, 'm, M> {
             cpu: crew.cpu,
             random: Random::new(crew.plan.seed, stream),
             indirect_used: 0,
+            numbers_used: 0,
             queues: core::array::from_fn(queue),
             microsecond: crew.frequency.cycles(1),
             percent: 0,
@@ -153,6 +156,8 @@ impl<'a, 'm, M: Machine> Attack<'a, 'm, M> {
             self.arena.put64(queue.places.used, 0);
         }
         self.indirect_used = 0;
+        self.numbers_used = 0;
+        self.arena.empty_tables(self.cpu);
     }
 
     /// Resets the device in the middle of whatever it does: on return it writes no more. Only for a CPU that is alone: the

@@ -207,8 +207,12 @@ impl<'c, M: Machine> Bout<'_, 'c, M> {
                 self.recover(&mut driver, tally);
             }
             if let Some((witness, kind)) = &mut witness {
+                let asked = cycles();
                 let proven = witness.prove(&mut tally.hostile);
-                tally.hostile.beside += u64::from(proven.is_ok());
+                let took = cycles().saturating_sub(asked);
+                let score = &mut tally.hostile;
+                score.beside += u64::from(proven.is_ok());
+                score.beside_cycles = score.beside_cycles.max(took);
                 self.expect(proven, *kind, tally);
             }
             let glance = at..(at + GLANCE).min(others.end);

@@ -1,6 +1,7 @@
 //! Requests as they should be, or nearly, before something is done to them.
 
 use super::Machine;
+use super::arena::NUMBERS_SIZE;
 use super::attack::Attack;
 use super::chain::Chain;
 use super::kind::Kind;
@@ -172,17 +173,23 @@ impl<M: Machine> Attack<'_, '_, M> {
             return;
         }
         let count = 1 + self.random.below(256);
-        let numbers = self.arena.numbers(self.cpu);
         let beyond = self.arena.end() / PAGE_SIZE;
-        for index in 0..count {
-            let number = match self.random.below(4) {
-                0 => beyond + self.random.below(1 << 30),
-                1 => u64::from(u32::MAX) - self.random.below(1 << 20),
-                // Runs.
-                _ => self.target(PAGE_SIZE) / PAGE_SIZE + index % 4,
-            };
-            self.arena
-                .put(numbers + 4 * index, &(number as u32).to_le_bytes());
+        let mut numbers = self.arena.numbers(self.cpu);
+        // Without room for more, it is the first ones again.
+        if self.numbers_used + 4 * count <= NUMBERS_SIZE {
+            numbers += self.numbers_used;
+            self.numbers_used += (4 * count).next_multiple_of(8);
+            for index in 0..count {
+                let number = match self.random.below(4) {
+                    0 => beyond + self.random.below(1 << 30),
+                    1 => u64::from(u32::MAX) - self.random.below(1 << 20),
+                    // Runs.
+                    _ => self.target(PAGE_SIZE) / PAGE_SIZE + index % 4,
+                };
+                // Its highest byte last: until then it is the number of no page.
+                self.arena
+                    .put(numbers + 4 * index, &(number as u32).to_le_bytes());
+            }
         }
         let len = match self.random.below(4) {
             0 => self.random.below(4 * count) as u32,

@@ -28,6 +28,8 @@ pub struct Score {
     pub recoveries: u64,
     /// Requests that other devices served during attacks.
     pub beside: u64,
+    /// Cycles of the slowest of these.
+    pub beside_cycles: u64,
     /// Packets that came from the host, or were answered by it.
     pub packets: u64,
     /// How much went wrong.
@@ -46,6 +48,7 @@ impl Score {
             broken: 0,
             recoveries: 0,
             beside: 0,
+            beside_cycles: 0,
             packets: 0,
             failures: 0,
             first: None,
@@ -67,6 +70,7 @@ impl Score {
         self.broken += other.broken;
         self.recoveries += other.recoveries;
         self.beside += other.beside;
+        self.beside_cycles = self.beside_cycles.max(other.beside_cycles);
         self.packets += other.packets;
         self.failures += other.failures;
         self.first = self.first.or(other.first);
