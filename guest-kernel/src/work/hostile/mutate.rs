@@ -178,10 +178,15 @@ impl<M: Machine> Attack<'_, '_, M> {
     pub(super) fn put(&self, at: u64, descriptor: Descriptor) {
         let Descriptor {
             address,
-            len,
+            mut len,
             flags,
             next,
         } = descriptor;
+        if self.kind == Kind::Balloon && flags & (WRITE | INDIRECT) == 0 {
+            // The balloon reads a request's buffers as one. Behind one of another length, the numbers of pages would be
+            // made of two halves, and be those of any pages.
+            len &= !3;
+        }
         self.arena.put64(at, address);
         let rest = u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48;
         self.arena.put64(at + 8, rest);
