@@ -7,12 +7,12 @@
 //!
 //! # Workloads
 //!
-//! The command line is `gmem.cpus=N gmem.tsc_khz=K -- WORKLOAD key=value ...`; [`plan::Plan`] lists
+//! The command line is `gmem.cpus=N gmem.tsc_khz=K gmem.devices=D -- WORKLOAD key=value ...`; [`plan::Plan`] lists
 //! workloads and options with their defaults. Each works on the RAM above the guest's image, checks what it
 //! reads, and prints one line of JSON ([`work::result`]).
 //!
-//! Four workloads exist to test a monitor's error paths: `spin` never ends, `wild` writes outside RAM,
-//! `triple` faults thrice, `hlt0` touches memory at CPL0.
+//! `hostile` attacks the monitor's devices ([`work::hostile`]). Four workloads exist to test its error paths: `spin`
+//! never ends, `wild` writes outside RAM, `triple` faults thrice, `hlt0` touches memory at CPL0.
 #![no_std]
 
 #[cfg(test)]

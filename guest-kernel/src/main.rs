@@ -36,6 +36,8 @@ struct Job {
     ram_end: u64,
     frequency: Frequency,
     cpus: usize,
+    /// Virtio devices.
+    devices: usize,
 }
 
 static JOB: Shared<Job> = Shared::new();
@@ -91,6 +93,7 @@ fn prepare(start_info: u64, by_pvh: bool) -> Job {
         set: set.truncated(pages),
         frequency: cpu::frequency(line.tsc_khz),
         cpus,
+        devices: line.devices,
     }
 }
 
@@ -98,6 +101,7 @@ fn work(job: &Job, index: usize) {
     let machine = kernel::Bare {
         barrier: &BARRIER,
         cpus: job.cpus,
+        devices: job.devices,
     };
     if index == 0 {
         cpu::mark_workload();

@@ -11,7 +11,8 @@
 //! - `RDI` = index of the vCPU, from 0; `RSI` = guest-physical address of a Xen `hvm_start_info`
 //!   (version 1) with the command line and the memory map.
 //!
-//! The command line is `gmem.cpus=N gmem.tsc_khz=K -- WORKLOAD key=value ...`.
+//! The command line is `gmem.cpus=N gmem.tsc_khz=K gmem.devices=D -- WORKLOAD key=value ...`: so many vCPUs, so fast a
+//! TSC, and so many virtio devices, in the first windows from [`layout::VIRTIO_START`] on.
 //!
 //! The guest writes its console to [`port::SERIAL`], byte by byte, announces the start of the workload at
 //! [`port::MARK`], prints its result as one line that starts with `{"workload":`, and ends the microVM

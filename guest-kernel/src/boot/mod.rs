@@ -2,7 +2,7 @@
 
 use crate::memory::Region;
 use core::fmt;
-use gmem_wire::layout::COMMAND_LINE_SIZE;
+use gmem_wire::layout::{COMMAND_LINE_SIZE, VIRTIO_DEVICES};
 
 const MAGIC: u32 = 0x336e_c578;
 const RAM: u32 = 1;
@@ -138,13 +138,15 @@ unsafe fn text(start: *const u8) -> Result<&'static str, StartInfoError> {
     core::str::from_utf8(bytes).map_err(|_| StartInfoError::CommandLine)
 }
 
-/// `gmem.cpus=N gmem.tsc_khz=K -- WORKLOAD key=value ...`; words that are not known are another's.
+/// `gmem.cpus=N gmem.tsc_khz=K gmem.devices=D -- WORKLOAD key=value ...`; words that are not known are another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandLine<'a> {
     /// vCPUs that enter the guest, at least 1.
     pub cpus: usize,
     /// Frequency of the TSC in kHz, if the monitor says so.
     pub tsc_khz: Option<u64>,
+    /// Virtio devices.
+    pub devices: usize,
     /// The workload and its options.
     pub workload: &'a str,
 }
@@ -165,6 +167,8 @@ impl<'a> CommandLine<'a> {
         Self {
             cpus: number("gmem.cpus").map_or(1, |cpus| cpus as usize),
             tsc_khz: number("gmem.tsc_khz"),
+            devices: number("gmem.devices")
+                .map_or(0, |devices| (devices as usize).min(VIRTIO_DEVICES)),
             workload: workload.trim_ascii(),
         }
     }
@@ -177,10 +181,11 @@ mod tests {
 
     #[test]
     fn the_monitors_line() {
-        let line = "gmem.cpus=2 gmem.tsc_khz=2400000 -- verify epochs=3 seed=7";
+        let line = "gmem.cpus=2 gmem.tsc_khz=2400000 gmem.devices=3 -- verify epochs=3 seed=7";
         let expected = CommandLine {
             cpus: 2,
             tsc_khz: Some(2_400_000),
+            devices: 3,
             workload: "verify epochs=3 seed=7",
         };
         assert_eq!(CommandLine::parse(line), expected);

@@ -2,6 +2,7 @@
 
 pub mod console;
 pub mod cpu;
+mod mmio;
 pub mod probes;
 pub mod sync;
 
@@ -14,6 +15,8 @@ pub struct Bare<'a> {
     pub barrier: &'a sync::Barrier,
     /// How many they are.
     pub cpus: usize,
+    /// Virtio devices.
+    pub devices: usize,
 }
 
 impl Machine for Bare<'_> {
@@ -23,5 +26,17 @@ impl Machine for Bare<'_> {
 
     fn line(&self, text: fmt::Arguments<'_>) {
         console::print!("{text}\n");
+    }
+
+    fn devices(&self) -> usize {
+        self.devices
+    }
+
+    fn read_device(&self, device: usize, offset: u64, width: u8) -> u64 {
+        mmio::read(device, offset, width)
+    }
+
+    fn write_device(&self, device: usize, offset: u64, width: u8, value: u64) {
+        mmio::write(device, offset, width, value);
     }
 }

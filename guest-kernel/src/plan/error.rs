@@ -44,6 +44,13 @@ pub enum PlanError<'a> {
         /// Free.
         available: u64,
     },
+    /// Less memory than the workload cannot do without, pages.
+    TooSmall {
+        /// What it needs.
+        wanted: u64,
+        /// Free.
+        available: u64,
+    },
     /// More CPUs than there are.
     TooManyCpus {
         /// Asked for.
@@ -88,6 +95,10 @@ impl fmt::Display for PlanError<'_> {
             Self::TooLarge { wanted, available } => write!(
                 f,
                 "working_set= asks for {wanted} pages of 4 KiB, but {available} are free: ask for less, or give the microVM more memory"
+            ),
+            Self::TooSmall { wanted, available } => write!(
+                f,
+                "the workload needs {wanted} pages of 4 KiB, but {available} are free: give the microVM more memory"
             ),
             Self::TooManyCpus { wanted, available } => write!(
                 f,

@@ -24,6 +24,7 @@
 //! | `hotscan` | `hot=10` `hot_ops=90` | percent of the pages, scattered, get so many percent of the operations; the rest scan the other pages |
 //! | `phase` | `hot=10` `hot_ops=90` `phase_ops=` 16 a hot page | the hot pages change every so many operations; the rest are pages at random |
 //! | `faults` | `passes=2` | one access to every page a pass, in a random order, each one timed alone |
+//! | `hostile` | `device=all` `rounds=100` | drivers that follow no rule on every virtio device, or on those of one kind: `rng`, `blk`, `net`, `vsock`, `console`, `balloon`, `mem` |
 //! | `none` | | nothing: a result at once |
 //! | `spin` | | error path: never ends |
 //! | `wild` | `at=` first 2 MiB after RAM, or 2 GiB | error path: writes where no RAM is |
@@ -37,6 +38,7 @@ pub use error::PlanError;
 use options::Options;
 
 use crate::pattern::Fill;
+use crate::work::hostile::LEAST_PAGES;
 
 /// A workload with its own options.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,6 +67,8 @@ pub enum Workload {
     },
     /// `faults`
     Faults { passes: u64 },
+    /// `hostile`
+    Hostile { rounds: u64, device: Target },
     /// `none`
     None,
     /// `spin`
@@ -75,6 +79,52 @@ pub enum Workload {
     Triple,
     /// `hlt0`
     Hlt0 { pages: Option<u64> },
+}
+
+/// Which devices `hostile` attacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of virtio's devices")]
+pub enum Target {
+    /// All that there are.
+    All,
+    Rng,
+    Blk,
+    Net,
+    Vsock,
+    Console,
+    Balloon,
+    Mem,
+}
+
+impl Target {
+    const EVERY: [Self; 8] = [
+        Self::All,
+        Self::Rng,
+        Self::Blk,
+        Self::Net,
+        Self::Vsock,
+        Self::Console,
+        Self::Balloon,
+        Self::Mem,
+    ];
+
+    /// As the option names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Rng => "rng",
+            Self::Blk => "blk",
+            Self::Net => "net",
+            Self::Vsock => "vsock",
+            Self::Console => "console",
+            Self::Balloon => "balloon",
+            Self::Mem => "mem",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::EVERY.into_iter().find(|target| target.name() == name)
+    }
 }
 
 /// How long a phase lasts: until either bound is reached.
@@ -126,6 +176,7 @@ const MEMORY: &[&str] = &[
     "fault_threshold_us",
     "ops",
 ];
+const SEEDED: &[&str] = &["seed", "cpus", "fill"];
 const ACCESS: &[&str] = &["seconds", "warmup", "write"];
 
 /// Name, groups of options, own options.
@@ -135,7 +186,7 @@ type Known = (
     &'static [&'static str],
 );
 
-const KNOWN: [Known; 13] = [
+const KNOWN: [Known; 14] = [
     ("verify", &[MEMORY], &["epochs"]),
     ("scan", &[MEMORY, ACCESS], &[]),
     ("stride", &[MEMORY, ACCESS], &["stride"]),
@@ -144,6 +195,7 @@ const KNOWN: [Known; 13] = [
     ("hotscan", &[MEMORY, ACCESS], &["hot", "hot_ops"]),
     ("phase", &[MEMORY, ACCESS], &["hot", "hot_ops", "phase_ops"]),
     ("faults", &[MEMORY], &["write", "passes"]),
+    ("hostile", &[SEEDED], &["device", "rounds"]),
     ("none", &[], &[]),
     ("spin", &[], &[]),
     ("wild", &[], &["at"]),
@@ -193,6 +245,10 @@ impl Plan {
             },
             "faults" => Workload::Faults {
                 passes: count("passes", 2)?,
+            },
+            "hostile" => Workload::Hostile {
+                rounds: count("rounds", 100)?,
+                device: options.target()?,
             },
             "spin" => Workload::Spin,
             "wild" => Workload::Wild {
@@ -250,6 +306,12 @@ impl Plan {
         };
         if wanted > available {
             return Err(PlanError::TooLarge { wanted, available });
+        }
+        if let Workload::Hostile { .. } = self.workload
+            && available < LEAST_PAGES
+        {
+            let wanted = LEAST_PAGES;
+            return Err(PlanError::TooSmall { wanted, available });
         }
         Ok(match (self.workload, self.ops) {
             // A page costs a write and a read in each epoch.

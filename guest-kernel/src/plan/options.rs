@@ -1,7 +1,7 @@
 //! `key=value` words and their values.
 
 use super::error::names;
-use super::{Known, PlanError};
+use super::{Known, PlanError, Target};
 use crate::pattern::Fill;
 use core::ops::RangeInclusive;
 
@@ -108,6 +108,12 @@ impl<'a> Options<'a> {
         Ok(self
             .value("theta", "a number from 0.01 to 4", read)?
             .unwrap_or(default))
+    }
+
+    pub(super) fn target(&self) -> Result<Target, PlanError<'a>> {
+        let expected = "rng, blk, net, vsock, console, balloon, mem or all";
+        let target = self.value("device", expected, Target::named)?;
+        Ok(target.unwrap_or(Target::All))
     }
 
     pub(super) fn fill(&self) -> Result<Fill, PlanError<'a>> {

@@ -44,6 +44,21 @@ fn options_are_read() {
 }
 
 #[test]
+fn hostile_drivers_are_those_of_all_devices_unless_one_is_named() {
+    let workload = |text: &str| Plan::parse(text).unwrap().workload;
+    let expected = |rounds, device| Workload::Hostile { rounds, device };
+    assert_eq!(workload("hostile"), expected(100, Target::All));
+    for target in Target::EVERY {
+        let text = std::format!("hostile device={} rounds=7", target.name());
+        assert_eq!(workload(&text), expected(7, target));
+    }
+    // It chooses its memory itself.
+    assert!(error("hostile working_set=1M").contains("working_set"));
+    let too_small = Plan::parse("hostile").unwrap().pages(100).unwrap_err();
+    assert!(too_small.to_string().contains("more memory"), "{too_small}");
+}
+
+#[test]
 fn errors_name_what_was_found_and_what_is_known() {
     let unknown = error("verfy");
     assert!(
@@ -79,6 +94,8 @@ fn values_out_of_range_are_refused() {
         "zipf theta=1e9",
         "hotscan hot=100",
         "wild at=zz",
+        "hostile rounds=0",
+        "hostile device=disk",
     ] {
         let key = text.split([' ', '=']).nth(1).unwrap();
         let message = error(text);

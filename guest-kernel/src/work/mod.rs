@@ -3,6 +3,7 @@
 mod access;
 mod faults;
 mod generator;
+pub mod hostile;
 mod json;
 pub mod result;
 mod tagged;
@@ -24,6 +25,22 @@ pub trait Machine {
 
     /// Prints a line.
     fn line(&self, text: fmt::Arguments<'_>);
+
+    /// How many virtio devices there are.
+    fn devices(&self) -> usize {
+        0
+    }
+
+    /// Reads 1, 2, 4 or 8 bytes at `offset` of the window of device `device`, all of them within it.
+    fn read_device(&self, device: usize, offset: u64, width: u8) -> u64 {
+        let _ = (device, offset, width);
+        0
+    }
+
+    /// Writes the low 1, 2, 4 or 8 bytes of `value` there.
+    fn write_device(&self, device: usize, offset: u64, width: u8, value: u64) {
+        let _ = (device, offset, width, value);
+    }
 }
 
 /// One CPU of those that run a workload together.
@@ -66,6 +83,7 @@ impl<'a, M: Machine> Crew<'a, M> {
         match self.plan.workload {
             Workload::Verify { epochs } => verify::run(self, epochs, tally),
             Workload::Faults { passes } => faults::run(self, passes, tally),
+            Workload::Hostile { rounds, device } => hostile::run(self, rounds, device, tally),
             _ => {
                 if let Some(generator) = generator::Generator::new(self) {
                     access::run(self, generator, tally);

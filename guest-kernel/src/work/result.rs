@@ -10,13 +10,15 @@
 //! | `fault_count`, `fault_p50_us`, `fault_p99_us`, `fault_p999_us`, `fault_max_us` | accesses of the timed phase longer than `fault_threshold_us`, as the vCPU saw them; `verify`: of the first access to each page |
 //! | `writes`, `counted` | increments made, and their sum as found; a difference is a mismatch |
 //! | `first_mismatch` | `address`, `expected`, `found`, if there is one |
+//! | `device`, `devices`, `rounds`, `attacks`, `broken`, `recoveries`, `beside`, `beside_max_us`, `packets`, `failures`, `first_failure` | `hostile`: see `docs/workloads.md` |
 //! | `tsc_khz`, `tsc_assumed` | the clock; `tsc_assumed` only if nobody told its frequency |
 
+use super::hostile::score::Score;
 use super::json::Object;
 use super::tally::Tally;
 use crate::clock::Frequency;
 use crate::memory::PAGE_SIZE;
-use crate::plan::{Plan, Workload};
+use crate::plan::{Plan, Target, Workload};
 use core::fmt::{self, Write};
 
 /// What ran where.
@@ -80,7 +82,7 @@ pub fn write(out: &mut dyn Write, context: &Context<'_>, tally: &Tally) -> fmt::
         2,
     );
     object.decimal("fault_max_us", microseconds(tally.faults.max()), 2);
-    specifics(&mut object, plan, tally);
+    specifics(&mut object, context, tally);
     if let Some(first) = tally.first {
         object.object("first_mismatch", |object| {
             object.hexadecimal("address", first.address);
@@ -95,7 +97,10 @@ pub fn write(out: &mut dyn Write, context: &Context<'_>, tally: &Tally) -> fmt::
     object.end()
 }
 
-fn specifics(object: &mut Object<'_>, plan: &Plan, tally: &Tally) {
+fn specifics(object: &mut Object<'_>, context: &Context<'_>, tally: &Tally) {
+    let Context {
+        plan, frequency, ..
+    } = context;
     match plan.workload {
         Workload::Verify { epochs } => object.integer("epochs", epochs),
         Workload::Stride { stride } => object.integer("stride", stride),
@@ -105,11 +110,36 @@ fn specifics(object: &mut Object<'_>, plan: &Plan, tally: &Tally) {
             object.integer("hot_ops_percent", hot_ops);
         }
         Workload::Faults { passes } => object.integer("passes", passes),
+        Workload::Hostile { device, .. } => {
+            hostile(object, device, &tally.hostile);
+            let slowest = frequency.microseconds(tally.hostile.beside_cycles);
+            object.decimal("beside_max_us", slowest, 2);
+        }
         _ => {}
     }
     if plan.counts_writes() {
         object.integer("write_percent", plan.write_percent);
         object.integer("writes", tally.writes);
         object.integer("counted", tally.counted);
+    }
+}
+
+fn hostile(object: &mut Object<'_>, device: Target, score: &Score) {
+    object.text("device", device.name());
+    object.integer("devices", score.devices);
+    object.integer("rounds", score.rounds);
+    object.integer("attacks", score.attacks);
+    object.integer("broken", score.broken);
+    object.integer("recoveries", score.recoveries);
+    object.integer("beside", score.beside);
+    object.integer("packets", score.packets);
+    object.integer("failures", score.failures);
+    if let Some(first) = score.first {
+        object.object("first_failure", |object| {
+            object.text("device", first.device);
+            object.text("what", first.what);
+            object.integer("round", first.round);
+            object.integer("cpu", first.cpu);
+        });
     }
 }

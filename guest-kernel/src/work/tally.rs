@@ -2,6 +2,7 @@
 
 use crate::math::histogram::Histogram;
 use crate::pattern::Mismatch;
+use crate::work::hostile::score::Score;
 
 /// Counters of one CPU, or of all of them together.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct Tally {
     pub warmup_cycles: u64,
     /// Cycles of the timed phase.
     pub timed_cycles: u64,
+    /// Of the workload `hostile`.
+    pub hostile: Score,
 }
 
 impl Default for Tally {
@@ -45,6 +48,7 @@ impl Tally {
             faults: Histogram::new(),
             warmup_cycles: 0,
             timed_cycles: 0,
+            hostile: Score::new(),
         }
     }
 
@@ -74,10 +78,11 @@ impl Tally {
         self.faults.merge(&other.faults);
         self.warmup_cycles = self.warmup_cycles.max(other.warmup_cycles);
         self.timed_cycles = self.timed_cycles.max(other.timed_cycles);
+        self.hostile.merge(&other.hostile);
     }
 
-    /// Whether all that was found is what was written. Call it on the counters of all CPUs together.
+    /// Whether all that was found is what was written, and no device failed. Call it on the counters of all CPUs together.
     pub fn intact(&self) -> bool {
-        self.mismatched == 0 && self.counted == self.writes
+        self.mismatched == 0 && self.counted == self.writes && self.hostile.failures == 0
     }
 }

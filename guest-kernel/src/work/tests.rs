@@ -250,3 +250,35 @@ fn the_error_paths_workloads_do_nothing_here() {
         assert_eq!(result["ops"], 0);
     }
 }
+
+#[test]
+fn a_device_that_failed_spoils_the_result_and_is_named() {
+    let failure = |what| hostile::score::Failure {
+        device: "blk",
+        what,
+        round: 7,
+        cpu: 1,
+    };
+    let (mut first, mut second) = (Tally::new(), Tally::new());
+    second.hostile.fail(failure("was too slow"));
+    second.hostile.fail(failure("was too fast"));
+    assert!(first.intact() && !second.intact());
+    first.merge(&second);
+    assert!(!first.intact());
+    let context = Context {
+        plan: &Plan::parse("hostile device=blk").unwrap(),
+        cpus: 2,
+        pages: 2000,
+        frequency: Frequency {
+            khz: 1,
+            assumed: false,
+        },
+    };
+    let mut line = String::new();
+    result::write(&mut line, &context, &first).unwrap();
+    let result: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(result["failures"], 2);
+    let expected =
+        serde_json::json!({"device": "blk", "what": "was too slow", "round": 7, "cpu": 1});
+    assert_eq!(result["first_failure"], expected);
+}

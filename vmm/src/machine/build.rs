@@ -158,7 +158,10 @@ fn write_boot_information(
                 Some(vcpu) => vcpu.tsc_khz()?,
                 None => 0,
             };
-            let mut text = format!("gmem.cpus={} gmem.tsc_khz={tsc_khz} ", config.cpus);
+            let mut text = format!(
+                "gmem.cpus={} gmem.tsc_khz={tsc_khz} gmem.devices={} ",
+                config.cpus, platform.virtio_devices
+            );
             if !extra.is_empty() {
                 text.push_str(extra);
                 text.push(' ');
