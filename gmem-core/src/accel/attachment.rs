@@ -143,9 +143,6 @@ impl Share {
         let reserved = self
             .used
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
-        if let Ok(before) = reserved {
-            self.peak.fetch_max(before + pages, Ordering::Relaxed);
-        }
         reserved.is_ok()
     }
 }
@@ -237,8 +234,14 @@ impl Device for Share {
             return None;
         }
         let frame = self.accelerator.memory().take(pages);
-        if frame.is_none() {
-            self.used.fetch_sub(pages as u64, Ordering::SeqCst);
+        match frame {
+            Some(_) => {
+                let used = self.used.load(Ordering::SeqCst);
+                self.peak.fetch_max(used, Ordering::Relaxed);
+            }
+            None => {
+                self.used.fetch_sub(pages as u64, Ordering::SeqCst);
+            }
         }
         frame
     }

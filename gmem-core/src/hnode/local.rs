@@ -6,6 +6,7 @@ use super::shared::SharedMemory;
 use super::{Frame, Usage};
 use crate::page::{PAGE_SIZE, Unit};
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
@@ -14,24 +15,44 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct LocalMemory {
     memory: SharedMemory,
+    size: u64,
     frames: Frames,
     link: Link,
 }
 
 impl LocalMemory {
-    /// `bytes` (rounded down to pages; at least one), emulated, behind `link`, in a memfd named `gmem-accel`.
-    pub fn new(bytes: u64, link: Link) -> io::Result<Self> {
-        let pages = bytes / PAGE_SIZE as u64;
+    /// `bytes` of emulated memory behind `link`, of which the last `reserved` are not for pages but for page tables; both
+    /// rounded down to pages, and at least one is for pages. In a memfd named `gmem-accel`.
+    pub fn new(bytes: u64, reserved: u64, link: Link) -> io::Result<Self> {
+        let page = PAGE_SIZE as u64;
+        let (pages, reserved) = (bytes / page, reserved / page);
+        let Some(frames) = pages.checked_sub(reserved).filter(|frames| *frames > 0) else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{pages} pages of memory less {reserved} for page tables leave none"),
+            ));
+        };
         Ok(Self {
             memory: SharedMemory::new(c"gmem-accel", pages as usize * PAGE_SIZE)?,
-            frames: Frames::new(pages),
+            size: pages * page,
+            frames: Frames::new(frames),
             link,
         })
     }
 
-    /// Its size, bytes.
+    /// Its size, bytes, reserved ones included.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes that pages may use.
     pub fn bytes(&self) -> u64 {
         self.frames.total() * PAGE_SIZE as u64
+    }
+
+    /// Byte offsets that pages do not use.
+    pub fn reserved(&self) -> Range<u64> {
+        self.bytes()..self.size
     }
 
     /// Pages that are free.

@@ -79,7 +79,7 @@ pub struct Sim {
 
 impl Sim {
     pub fn new(name: &str, pages: u64, granule: usize) -> Self {
-        let memory = LocalMemory::new(pages * PAGE_SIZE as u64, Link::new(0.0, 0.0)).unwrap();
+        let memory = LocalMemory::new(pages * PAGE_SIZE as u64, 0, Link::new(0.0, 0.0)).unwrap();
         let tables = Arc::new(Tables {
             granule,
             mapped: Mutex::default(),

@@ -69,6 +69,11 @@ impl Guest {
             .map(|bytes| word_of(bytes))
     }
 
+    /// A present page's bytes.
+    pub fn bytes(&self, page: PageNo) -> Option<[u8; PAGE_SIZE]> {
+        self.pages.lock().unwrap().get(&page).map(|bytes| **bytes)
+    }
+
     /// Whether a page is present.
     pub fn is_present(&self, page: PageNo) -> bool {
         self.pages.lock().unwrap().contains_key(&page)

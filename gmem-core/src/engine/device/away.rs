@@ -1,6 +1,6 @@
 //! Out of an accelerator's memory, into host RAM: staged, to be passed on like others.
 
-use super::{Attached, DeviceError};
+use super::{Attached, DeviceError, Near};
 use crate::engine::reclaim::NoRoom;
 use crate::engine::{Engine, FaultError};
 use crate::hnode::device::Device;
@@ -10,6 +10,15 @@ use crate::stats::Site;
 use crate::table::{ClusterView, Entry, Flags, Frame, Pages, Place, State};
 use std::sync::atomic::Ordering;
 
+/// What left an accelerator's memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sent {
+    /// How many pages.
+    pub(super) pages: usize,
+    /// Host and tiers have no room for more.
+    full: bool,
+}
+
 impl Engine {
     /// Makes room for `pages` in the accelerator's memory.
     pub(super) fn make_room_in(
@@ -17,23 +26,25 @@ impl Engine {
         hnode: u8,
         attached: &Attached,
         pages: usize,
-    ) -> Result<(), DeviceError> {
-        if self.send_away(hnode, attached, pages)? > 0 {
-            return Ok(());
+    ) -> Result<Near, DeviceError> {
+        let sent = self.send_away(hnode, attached, pages)?;
+        match sent {
+            Sent { pages: 1.., .. } => Ok(Near::RoomMade),
+            // Locked, pinned, in other address spaces; or taken away by somebody else, who made room by that.
+            Sent { full: false, .. } => Ok(Near::NoRoom),
+            Sent { full: true, .. } => Err(DeviceError::full(&*attached.device, pages)),
         }
-        Err(DeviceError::full(&*attached.device, pages))
     }
 
-    /// Sends at least `wanted` pages of an accelerator's memory to host RAM, in the order of the hand, cluster by cluster;
-    /// returns how many went, 0 if none can.
+    /// Sends at least `wanted` pages of an accelerator's memory to host RAM, in the order of the hand, cluster by cluster.
     pub(super) fn send_away(
         &self,
         hnode: u8,
         attached: &Attached,
         wanted: usize,
-    ) -> Result<usize, DeviceError> {
+    ) -> Result<Sent, DeviceError> {
         let clusters = self.table.clusters();
-        let mut sent = 0;
+        let mut sent = Sent::default();
         for _ in 0..clusters {
             let cluster = ClusterNo(attached.hand.fetch_add(1, Ordering::Relaxed) % clusters);
             if !matches!(self.table.view(cluster), ClusterView::Pages(_)) {
@@ -45,12 +56,15 @@ impl Engine {
             };
             if let Some(pages) = self.table.try_lock_pages(cluster, u64::MAX, here) {
                 match self.send_cluster_away(pages, hnode, &*attached.device) {
-                    Ok(count) => sent += count,
-                    Err(NoRoom::Full) => break,
+                    Ok(count) => sent.pages += count,
+                    Err(NoRoom::Full) => {
+                        sent.full = true;
+                        break;
+                    }
                     Err(NoRoom::Failed(error)) => return Err(error.into()),
                 }
             }
-            if sent >= wanted {
+            if sent.pages >= wanted {
                 break;
             }
         }

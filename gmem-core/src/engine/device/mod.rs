@@ -20,6 +20,20 @@ use std::time::Instant;
 
 /// How often a granule whose pages others hold, or the kernel calls busy, is tried again.
 const PATIENCE: u32 = 20_000;
+/// How often room is looked for where everything that could make way is locked, or pinned.
+const ROOM_PATIENCE: u32 = 2000;
+
+/// How far a granule has come.
+enum Near {
+    /// It is within the accelerator's reach.
+    There,
+    /// Something made way for it.
+    RoomMade,
+    /// Nothing can make way for it at this moment.
+    NoRoom,
+    /// The page is somebody else's at this moment.
+    Busy(PageNo),
+}
 
 /// Why an accelerator does not get its pages. Each page is where it was, or in host RAM, or within its reach.
 #[derive(Debug, thiserror::Error)]
@@ -165,7 +179,7 @@ impl Engine {
         let device = &*attached.device;
         while device.usage().pages > 0 {
             let _passing = self.gate.pass();
-            if self.send_away(hnode, &attached, CLUSTER_PAGES)? == 0 {
+            if self.send_away(hnode, &attached, CLUSTER_PAGES)?.pages == 0 {
                 return Err(DeviceError::full(device, 0));
             }
         }
@@ -191,21 +205,25 @@ impl Engine {
         {
             return Err(DeviceError::NotRam { page });
         }
-        let _passing = self.gate.pass();
         let cluster = ClusterNo::of(first);
         let mask = bits(ClusterNo::index(first), pages);
-        let mut attempt = 0;
-        loop {
-            let busy = match self.lock_all(cluster, mask)? {
-                Some(held) => self.bring_near(held, mask, hnode, &attached)?,
-                None => Some(first),
+        for attempt in 0.. {
+            let near = {
+                let _passing = self.gate.pass();
+                match self.lock_all(cluster, mask)? {
+                    Some(held) => self.bring_near(held, mask, hnode, &attached)?,
+                    None => Near::Busy(first),
+                }
             };
-            let Some(page) = busy else { break };
-            if attempt == PATIENCE {
-                return Err(DeviceError::Busy { page });
+            match near {
+                Near::There => break,
+                Near::Busy(page) if attempt == PATIENCE => return Err(DeviceError::Busy { page }),
+                Near::NoRoom if attempt >= ROOM_PATIENCE => {
+                    return Err(DeviceError::full(&*attached.device, pages));
+                }
+                Near::Busy(_) | Near::NoRoom => AtomicU64::give_way(attempt),
+                Near::RoomMade => {}
             }
-            AtomicU64::give_way(attempt);
-            attempt += 1;
         }
         self.stats.device_faults.record(arrived.elapsed());
         self.wake_background_if_low();

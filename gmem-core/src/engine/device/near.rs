@@ -1,6 +1,6 @@
 //! Into an accelerator's memory.
 
-use super::{Attached, DeviceError};
+use super::{Attached, DeviceError, Near};
 use crate::engine::reclaim::NoRoom;
 use crate::engine::{Engine, FaultError};
 use crate::hnode::device::Device;
@@ -35,14 +35,14 @@ impl Engine {
         }
     }
 
-    /// Brings the pages, all of a granule and locked, within the accelerator's reach; or says which page is busy.
+    /// Brings the pages, all of a granule and locked, within the accelerator's reach; or says what stands in the way.
     pub(super) fn bring_near(
         &self,
         mut pages: Pages<'_>,
         mask: u64,
         hnode: u8,
         attached: &Attached,
-    ) -> Result<Option<PageNo>, DeviceError> {
+    ) -> Result<Near, DeviceError> {
         let device = &*attached.device;
         let (at, count) = (mask.trailing_zeros() as usize, mask.count_ones() as usize);
         let first = pages.cluster().page(at);
@@ -58,7 +58,7 @@ impl Engine {
             && place.frame.0.is_multiple_of(count as u64)
         {
             device.map(first, place.frame)?;
-            return Ok(None);
+            return Ok(Near::There);
         }
         let pinned = |i: &usize| pages.entry(at + i).flags().has(Flags::PINNED);
         if let Some(i) = (0..count).find(pinned) {
@@ -68,9 +68,7 @@ impl Engine {
         }
         let Some(frame) = device.take(count) else {
             drop(pages);
-            return self
-                .make_room_in(hnode, attached, count)
-                .map(|()| Some(first));
+            return self.make_room_in(hnode, attached, count);
         };
         let taken = Taken {
             device,
@@ -78,7 +76,7 @@ impl Engine {
             count,
         };
         if let Some(busy) = self.leave_guest(&mut pages, mask, device)? {
-            return Ok(Some(busy));
+            return Ok(Near::Busy(busy));
         }
         let _turning = self.turning.begin();
         self.copy_near(&pages, at, &taken)?;
@@ -107,7 +105,7 @@ impl Engine {
                 .moved(Self::site(entry.state()), Site::Tier(hnode), 1);
         }
         std::mem::forget(taken);
-        Ok(None)
+        Ok(Near::There)
     }
 
     /// Takes those of the pages that are beneath the guest out of its reach: they are staged, and stay locked. Says

@@ -1,0 +1,173 @@
+//! An emulated accelerator: its memory, its page tables, its execution units. What a driver does with the tables is here
+//! too; `docs/porting.md` counts the lines.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gmem_core::accel::{ContextId, Pmap};
+use gmem_core::hnode::device::MapError;
+use gmem_core::hnode::local::LocalMemory as Hbm;
+use gmem_core::page::{PAGE_SIZE, PageNo, PageRange};
+use gmem_core::table::Frame;
+
+use super::mmu::{
+    Access, BadAddress, Format, LocalMemory, PageTable, Region, Rights, Shootdown, TableError,
+    Target, Tlb, Unit,
+};
+
+/// Sets and ways of a unit's TLB.
+const TLB: (usize, usize) = (64, 4);
+
+impl LocalMemory for Hbm {
+    fn word(&self, at: u64) -> Result<&AtomicU64, BadAddress> {
+        let size = self.size();
+        match at.is_multiple_of(8) && at < size {
+            true => Ok(Self::word(self, at as usize)),
+            false => Err(BadAddress { at, size }),
+        }
+    }
+}
+
+/// An accelerator whose page tables have format `F`.
+pub struct Hardware<F: Format> {
+    memory: Arc<Hbm>,
+    region: Arc<Region>,
+    units: usize,
+    contexts: Mutex<HashMap<ContextId, Arc<Context<F>>>>,
+    next: AtomicU32,
+}
+
+/// One address space in it.
+pub(super) struct Context<F: Format> {
+    table: PageTable<F, Arc<Hbm>>,
+    shootdown: Arc<Shootdown>,
+    /// Those that nobody has taken yet.
+    units: Mutex<Vec<Unit>>,
+}
+
+impl<F: Format> Hardware<F> {
+    /// An accelerator with `units` execution units. Its tables lie in the part of `memory` that is kept from frames.
+    pub fn new(memory: Arc<Hbm>, units: usize) -> Arc<Self> {
+        Arc::new(Self {
+            region: Region::new(memory.reserved()),
+            memory,
+            units,
+            contexts: Mutex::default(),
+            next: AtomicU32::new(0),
+        })
+    }
+
+    /// Its memory.
+    pub fn memory(&self) -> &Arc<Hbm> {
+        &self.memory
+    }
+
+    pub(super) fn context(&self, id: ContextId) -> Option<Arc<Context<F>>> {
+        self.contexts().get(&id).cloned()
+    }
+
+    fn contexts(&self) -> MutexGuard<'_, HashMap<ContextId, Arc<Context<F>>>> {
+        self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, id: ContextId) -> Result<Arc<Context<F>>, MapError> {
+        let gone = || MapError::Gone(F::NAME.into(), format!("it has no address space {}", id.0));
+        self.context(id).ok_or_else(gone)
+    }
+}
+
+impl<F: Format> Context<F> {
+    /// Byte offset of the root table.
+    pub(super) fn root(&self) -> u64 {
+        self.table.root()
+    }
+
+    /// An execution unit, if one is left.
+    pub(super) fn take_unit(&self) -> Option<Unit> {
+        self.units
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+    }
+
+    fn forget(&self, range: PageRange) -> Result<bool, TableError> {
+        let mut any = false;
+        let retired = self.table.unmap(range, |_| any = true)?;
+        if any {
+            self.shootdown.invalidate(&[range]);
+        }
+        drop(retired);
+        Ok(any)
+    }
+}
+
+fn refused<F: Format>(error: TableError) -> MapError {
+    match error {
+        TableError::NoTables { .. } => MapError::Tables(F::NAME.into()),
+        error => MapError::Gone(F::NAME.into(), error.to_string()),
+    }
+}
+
+impl<F: Format> Pmap for Hardware<F> {
+    fn granule(&self) -> usize {
+        F::granule() as usize
+    }
+
+    fn create(&self) -> Result<ContextId, MapError> {
+        let table = PageTable::new(Arc::clone(&self.memory), Arc::clone(&self.region));
+        let sizes = || {
+            F::LEVELS
+                .iter()
+                .filter(|level| level.maps)
+                .map(|level| level.pages())
+        };
+        let tlbs = (0..self.units).map(|_| Tlb::new(TLB.0, TLB.1, sizes()));
+        let (shootdown, units) = Shootdown::new(tlbs);
+        let context = Context {
+            table: table.map_err(refused::<F>)?,
+            shootdown,
+            units: Mutex::new(units),
+        };
+        let id = ContextId(self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        self.contexts().insert(id, Arc::new(context));
+        Ok(id)
+    }
+
+    fn destroy(&self, id: ContextId) {
+        self.contexts().remove(&id);
+    }
+
+    fn map(&self, id: ContextId, page: PageNo, frame: Frame) -> Result<(), MapError> {
+        let context = self.known(id)?;
+        let range = PageRange::new(page, F::granule());
+        let target = Target::local(frame.0 * PAGE_SIZE as u64);
+        let map = || context.table.map(range, target, Rights::Atomic);
+        let mapped = map().or_else(|error| match error {
+            TableError::Mapped(_)
+                if context
+                    .table
+                    .walk(page, Access::Read)
+                    .is_ok_and(|there| there.of(page) == target) =>
+            {
+                Ok(())
+            }
+            TableError::Mapped(_) => context.forget(range).and_then(|_| map()),
+            error => Err(error),
+        });
+        mapped.map_err(refused::<F>)
+    }
+
+    fn unmap(&self, id: ContextId, page: PageNo, pages: usize) {
+        let Some(context) = self.context(id) else {
+            return;
+        };
+        let granule = F::granule();
+        let (first, end) = (page.0 / granule, (page.0 + pages as u64).div_ceil(granule));
+        let range = PageRange::new(PageNo(first * granule), (end - first) * granule);
+        if context.forget(range).is_err() {
+            // The tables are damaged, by the accelerator itself: whatever it still reaches, it forgets.
+            context.shootdown.invalidate(&[range]);
+        }
+    }
+}
