@@ -62,11 +62,7 @@ impl Guest {
 
     /// The first word of a present page.
     pub fn read(&self, page: PageNo) -> Option<u64> {
-        self.pages
-            .lock()
-            .unwrap()
-            .get(&page)
-            .map(|bytes| word_of(bytes))
+        self.bytes(page).map(|bytes| word_of(&bytes))
     }
 
     /// A present page's bytes.
@@ -92,9 +88,7 @@ impl Guest {
 
     /// The first word of a present page, of which only that is written.
     pub fn first_word(&self, page: PageNo) -> Option<u64> {
-        let pages = self.pages.lock().unwrap();
-        pages
-            .get(&page)
+        self.bytes(page)
             .map(|bytes| u64::from_ne_bytes(bytes[..8].try_into().unwrap()))
     }
 
