@@ -100,6 +100,7 @@ fn a_device_that_is_detached_gives_everything_back() {
         npu.write(page(n), n + 100).unwrap();
     }
     assert_eq!(npu.attachment.usage().pages, 100);
+    npu.attachment.advise(9 << 12, 1, Advice::Pinned).unwrap();
     npu.attachment.detach().unwrap();
     assert_eq!(sim.accelerator.memory().free_pages(), 128);
     verify_all(&bench, 100, |n| n + 100);

@@ -27,7 +27,7 @@ impl Engine {
         attached: &Attached,
         pages: usize,
     ) -> Result<Near, DeviceError> {
-        let sent = self.send_away(hnode, attached, pages)?;
+        let sent = self.send_away(hnode, attached, pages, false)?;
         match sent {
             Sent { pages: 1.., .. } => Ok(Near::RoomMade),
             // Locked, pinned, in other address spaces; or taken away by somebody else, who made room by that.
@@ -42,6 +42,7 @@ impl Engine {
         hnode: u8,
         attached: &Attached,
         wanted: usize,
+        also_pinned: bool,
     ) -> Result<Sent, DeviceError> {
         let clusters = self.table.clusters();
         let mut sent = Sent::default();
@@ -52,7 +53,7 @@ impl Engine {
             }
             let here = |_, entry: Entry| {
                 matches!(entry.state(), State::Held(place) if place.hnode == hnode)
-                    && !entry.flags().has(Flags::PINNED)
+                    && (also_pinned || !entry.flags().has(Flags::PINNED))
             };
             if let Some(pages) = self.table.try_lock_pages(cluster, u64::MAX, here) {
                 match self.send_cluster_away(pages, hnode, &*attached.device) {

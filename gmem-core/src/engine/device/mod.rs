@@ -15,7 +15,7 @@ use crate::table::Place;
 use crate::table::lock::Atomic;
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 /// How often a granule whose pages others hold, or the kernel calls busy, is tried again.
@@ -147,11 +147,7 @@ impl Engine {
         if !granule.is_power_of_two() || granule > CLUSTER_PAGES {
             return Err(AttachError::Granule(granule));
         }
-        let mut devices = self
-            .devices
-            .0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut devices = self.slots_mut();
         let free = devices.iter().position(|slot| slot.attached.is_none());
         let at = free.unwrap_or(devices.len());
         let hnode = self.tiers.len() + at + 1;
@@ -172,25 +168,26 @@ impl Engine {
         Ok(hnode as u8)
     }
 
-    /// Takes every page back from an accelerator, into host RAM and the tiers, and lets it go. It must ask for nothing
-    /// any more. Fails where there is no room for its pages: it then stays attached, with what is left.
+    /// Takes every page back from an accelerator, pinned ones too, into host RAM and the tiers, and lets it go. It must ask
+    /// for nothing any more. Fails where there is no room for its pages: it then stays attached, with what is left.
     pub fn detach(&self, hnode: u8) -> Result<(), DeviceError> {
         let attached = self.attached(hnode)?;
         let device = &*attached.device;
-        while device.usage().pages > 0 {
-            let _passing = self.gate.pass();
-            if self.send_away(hnode, &attached, CLUSTER_PAGES)?.pages == 0 {
-                return Err(DeviceError::full(device, 0));
+        loop {
+            while device.usage().pages > 0 {
+                let _passing = self.gate.pass();
+                if self.send_away(hnode, &attached, CLUSTER_PAGES, true)?.pages == 0 {
+                    return Err(DeviceError::full(device, 0));
+                }
+            }
+            let _still = self.quiesce();
+            // A fault may have come in between.
+            if device.usage().pages == 0 {
+                let mut devices = self.slots_mut();
+                devices[usize::from(hnode) - self.tiers.len() - 1].attached = None;
+                return Ok(());
             }
         }
-        let _still = self.quiesce();
-        let mut devices = self
-            .devices
-            .0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        devices[usize::from(hnode) - self.tiers.len() - 1].attached = None;
-        Ok(())
     }
 
     /// Brings the granule of `page` within the reach of accelerator `hnode`, which touched it or is expected to.
@@ -210,6 +207,8 @@ impl Engine {
         for attempt in 0.. {
             let near = {
                 let _passing = self.gate.pass();
+                // Asked again: it may have been detached meanwhile.
+                let attached = self.attached(hnode)?;
                 match self.lock_all(cluster, mask)? {
                     Some(held) => self.bring_near(held, mask, hnode, &attached)?,
                     None => Near::Busy(first),
@@ -259,11 +258,7 @@ impl Engine {
 
     /// The accelerators that are attached, each with its hnode number.
     pub(super) fn attached_devices(&self) -> Vec<(u8, Arc<dyn Device>)> {
-        let devices = self
-            .devices
-            .0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let devices = self.slots();
         let numbered = devices.iter().enumerate();
         let there = numbered.filter_map(|(at, slot)| Some((at, slot.attached.as_ref()?)));
         there
@@ -279,21 +274,23 @@ impl Engine {
     /// The name in reports of the accelerator that is, or was, hnode `hnode`.
     pub(super) fn device_name(&self, hnode: u8) -> Option<String> {
         let at = usize::from(hnode).checked_sub(self.tiers.len() + 1)?;
-        let devices = self
-            .devices
-            .0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let devices = self.slots();
         Some(devices.get(at)?.name.clone())
+    }
+
+    fn slots(&self) -> RwLockReadGuard<'_, Vec<Slot>> {
+        let slots = self.devices.0.read();
+        slots.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slots_mut(&self) -> RwLockWriteGuard<'_, Vec<Slot>> {
+        let slots = self.devices.0.write();
+        slots.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn attached(&self, hnode: u8) -> Result<Attached, DeviceError> {
         let at = usize::from(hnode).checked_sub(self.tiers.len() + 1);
-        let devices = self
-            .devices
-            .0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let devices = self.slots();
         at.and_then(|at| devices.get(at)?.attached.clone())
             .ok_or(DeviceError::Detached(hnode))
     }
