@@ -1,7 +1,7 @@
 //! How a microVM's memory stands, in the shape of the report: for the report, and for whoever asks meanwhile.
 
 use gmem_core::engine::{Snapshot, TierSnapshot};
-use gmem_core::stats::Flow;
+use gmem_core::stats::{Flow, LatencySummary};
 use gmem_devices::virtio::MmioDevice;
 
 use crate::devices::Devices;
@@ -76,17 +76,20 @@ fn tier(tier: &TierSnapshot) -> Tier {
     }
 }
 
+fn latency(of: &LatencySummary) -> Latency {
+    Latency {
+        count: of.count,
+        p50_us: of.p50_us,
+        p99_us: of.p99_us,
+        p999_us: of.p999_us,
+        max_us: of.max_us,
+    }
+}
+
 fn faults(snapshot: &Snapshot) -> Faults {
-    let cpu = &snapshot.faults;
     Faults {
-        cpu: Latency {
-            count: cpu.count,
-            p50_us: cpu.p50_us,
-            p99_us: cpu.p99_us,
-            p999_us: cpu.p999_us,
-            max_us: cpu.max_us,
-        },
-        accel: Latency::default(),
+        cpu: latency(&snapshot.faults),
+        accel: latency(&snapshot.device_faults),
         prefetched_pages: snapshot.prefetched_pages,
         prefetch_used_pages: snapshot.prefetch_used_pages,
     }
