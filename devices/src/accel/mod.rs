@@ -4,14 +4,17 @@
 //! |---|---|
 //! | [`mmu`] | page tables in the device's own memory, in each micro-architecture's format; TLBs and their shootdown |
 //! | `hardware` | an accelerator: memory, tables, units, and the MMU functions that its driver offers the engine |
+//! | `command` | what an accelerator can be asked to do, and why it was not done |
 //! | `processor` | an execution unit at work: commands, fault and replay |
 //! | [`work`] | the arithmetic of commands; a crate of its own, because the bundled guest checks it |
 
+mod command;
 mod hardware;
 pub mod mmu;
 mod processor;
 
+pub use command::{Command, CommandError};
 pub use hardware::Hardware;
-pub use processor::{Command, CommandError, Processor};
+pub use processor::Processor;
 
 pub use gmem_work as work;

@@ -4,106 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use gmem_core::accel::Attachment;
-use gmem_core::engine::DeviceError;
 use gmem_core::hnode::local::LocalMemory as Hbm;
 use gmem_core::page::{PAGE_SIZE, PageNo};
 
+use super::command::{Command, CommandError};
 use super::hardware::{Context, Hardware};
 use super::mmu::{Access, Format, Inside, Unit};
-use super::work;
+use super::work::{self, Rows};
 
 /// How often a chunk is begun anew because its operands do not stay together: others want their room.
 const REPLAYS: usize = 10_000;
-
-/// Something to do. Addresses are guest-physical, lengths bytes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Command {
-    /// Fills with a pattern of 8 bytes, by the byte's distance from `to`.
-    Fill {
-        /// Where.
-        to: u64,
-        /// How much.
-        len: u64,
-        /// With what.
-        pattern: u64,
-    },
-    /// Copies; the ranges must not overlap.
-    Copy {
-        /// Whence.
-        from: u64,
-        /// Where to.
-        to: u64,
-        /// How much.
-        len: u64,
-    },
-    /// Adds to a word of 8 bytes, aligned, at once.
-    AtomicAdd {
-        /// Where.
-        at: u64,
-        /// What.
-        value: u64,
-    },
-    /// `y[i] = a * x[i] + y[i]`, f32; all aligned to 4 bytes.
-    Saxpy {
-        /// The factor.
-        a: f32,
-        /// The one vector.
-        x: u64,
-        /// The other, and the result.
-        y: u64,
-        /// How much.
-        len: u64,
-    },
-    /// The sum of the u64 in a range, modulo 2^64; aligned to 8 bytes.
-    Sum {
-        /// Where.
-        from: u64,
-        /// How much.
-        len: u64,
-    },
-}
-
-/// Why a command was not carried out, or not to its end: what was done of it is not undone.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    /// An operand is not aligned to its elements.
-    #[error("operand {address:#x} of {len} bytes: address and length must be multiples of {align}")]
-    Misaligned {
-        /// Its address.
-        address: u64,
-        /// Its length.
-        len: u64,
-        /// What they must be multiples of.
-        align: u64,
-    },
-    /// An operand wraps around the end of addresses.
-    #[error("operand {address:#x} of {len} bytes goes beyond the last address")]
-    Wraps {
-        /// Its address.
-        address: u64,
-        /// Its length.
-        len: u64,
-    },
-    /// The ranges of a copy overlap.
-    #[error("the ranges of a copy overlap: {from:#x} and {to:#x}, {len} bytes")]
-    Overlap {
-        /// Whence.
-        from: u64,
-        /// Where to.
-        to: u64,
-        /// How much.
-        len: u64,
-    },
-    /// A page does not come.
-    #[error(transparent)]
-    Fault(#[from] DeviceError),
-    /// Operands do not stay together for as long as a chunk takes.
-    #[error("operands at {0:#x} do not stay in the accelerator's memory together; give it more")]
-    Thrashing(u64),
-    /// The address space is no longer attached.
-    #[error("the accelerator's address space is gone")]
-    Gone,
-}
 
 /// An execution unit, in one address space.
 pub struct Processor<F: Format> {
@@ -134,7 +44,8 @@ impl<F: Format> Processor<F> {
         })
     }
 
-    /// Carries a command out. The answer is the old value of [`Command::AtomicAdd`], the sum of [`Command::Sum`], else 0.
+    /// Carries a command out. The answer is the old value of [`Command::AtomicAdd`], the sum of [`Command::Sum`], the bits of
+    /// that of [`Command::Reduce`], else 0.
     pub fn execute(&mut self, command: Command) -> Result<u64, CommandError> {
         match command {
             Command::Fill { to, len, pattern } => {
@@ -146,17 +57,8 @@ impl<F: Format> Processor<F> {
                 })?;
             }
             Command::Copy { from, to, len } => {
-                check(from, len, 1)?;
-                check(to, len, 1)?;
-                if from < to + len && to < from + len && len > 0 {
-                    return Err(CommandError::Overlap { from, to, len });
-                }
-                let operands = [(from, Access::Read), (to, Access::Write)];
-                self.chunks(operands, len, |memory, [from, to], _, len| {
-                    let mut bytes = [0; PAGE_SIZE];
-                    memory.read(from, &mut bytes[..len]);
-                    memory.write(to, &bytes[..len]);
-                })?;
+                apart(from, len, to, len)?;
+                self.copy(from, to, len)?;
             }
             Command::AtomicAdd { at, value } => {
                 check(at, 8, 8)?;
@@ -189,8 +91,79 @@ impl<F: Format> Processor<F> {
                 })?;
                 return Ok(sum);
             }
+            Command::Reduce { from, len } => {
+                check(from, len, 4)?;
+                let mut sum = work::Sum::new();
+                self.chunks([(from, Access::Read)], len, |memory, [from], _, len| {
+                    let mut bytes = [0; PAGE_SIZE];
+                    memory.read(from, &mut bytes[..len]);
+                    // Whole elements.
+                    let _ = sum.add(&bytes[..len]);
+                })?;
+                return Ok(u64::from(sum.total().to_bits()));
+            }
+            Command::Gather {
+                table,
+                rows,
+                indices,
+                count,
+                to,
+            } => self.gather(table, rows, indices, count, to)?,
         }
         Ok(0)
+    }
+
+    fn copy(&mut self, from: u64, to: u64, len: u64) -> Result<(), CommandError> {
+        let operands = [(from, Access::Read), (to, Access::Write)];
+        self.chunks(operands, len, |memory, [from, to], _, len| {
+            let mut bytes = [0; PAGE_SIZE];
+            memory.read(from, &mut bytes[..len]);
+            memory.write(to, &bytes[..len]);
+        })
+    }
+
+    fn gather(
+        &mut self,
+        table: u64,
+        rows: Rows,
+        indices: u64,
+        count: u64,
+        mut to: u64,
+    ) -> Result<(), CommandError> {
+        let size = |address: u64, of: u64, each: u64| {
+            let len = of.checked_mul(each);
+            len.ok_or(CommandError::Wraps {
+                address,
+                len: u64::MAX,
+            })
+        };
+        let (in_table, in_indices) = (
+            size(table, rows.count, rows.bytes)?,
+            size(indices, count, 4)?,
+        );
+        let out = size(to, count, rows.bytes)?;
+        check(indices, in_indices, 4)?;
+        apart(table, in_table, to, out)?;
+        apart(indices, in_indices, to, out)?;
+        let mut done = 0;
+        while done < in_indices {
+            // As many as lie in a page: their rows are copied before the next ones are read.
+            let at = indices + done;
+            let part = (PAGE_SIZE as u64 - at % PAGE_SIZE as u64).min(in_indices - done);
+            let mut names = [0; PAGE_SIZE];
+            self.chunks([(at, Access::Read)], part, |memory, [at], _, len| {
+                memory.read(at, &mut names[..len]);
+            })?;
+            for index in names[..part as usize].as_chunks().0 {
+                let row = rows
+                    .row(u32::from_le_bytes(*index))
+                    .map_err(CommandError::Row)?;
+                self.copy(table + row.start, to, rows.bytes)?;
+                to += rows.bytes;
+            }
+            done += part;
+        }
+        Ok(())
     }
 
     /// Cuts operands of `len` bytes into chunks that lie in one page of each, and does `work` with where they lie in the
@@ -260,6 +233,21 @@ fn find<F: Format>(
         .translate::<F>(memory, root, part.page, part.access)
         .ok()?;
     Some(found.of(part.page).address as usize + part.offset)
+}
+
+/// Checks that what is written does not overlap what is read.
+fn apart(from: u64, read: u64, to: u64, len: u64) -> Result<(), CommandError> {
+    check(from, read, 1)?;
+    check(to, len, 1)?;
+    match from < to + len && to < from + read && read > 0 && len > 0 {
+        true => Err(CommandError::Overlap {
+            from,
+            read,
+            to,
+            len,
+        }),
+        false => Ok(()),
+    }
 }
 
 /// Checks an operand before anything is done.
