@@ -2,7 +2,7 @@
 
 use gmem_core::engine::DeviceError;
 
-use super::work::{self, Rows};
+use super::work::{self, Rows, Shape};
 
 /// Something to do. Addresses are guest-physical, lengths bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,6 +70,55 @@ pub enum Command {
         /// Where the rows go.
         to: u64,
     },
+    /// `C += A B`, row by row; C is f32, and overlaps neither.
+    Gemm {
+        /// Rows and columns.
+        shape: Shape,
+        /// What A and B are made of.
+        element: Element,
+        /// A, `m` by `k`.
+        a: u64,
+        /// B, `k` by `n`.
+        b: u64,
+        /// C, `m` by `n`.
+        c: u64,
+    },
+    /// Attention of one query over a cache of keys and values, f32, as [`work::Attention`] says.
+    Attention {
+        /// The query, `width` bytes.
+        query: u64,
+        /// The keys, one after the other.
+        keys: u64,
+        /// The values, likewise.
+        values: u64,
+        /// How many of each.
+        tokens: u64,
+        /// Bytes of a query, a key, a value.
+        width: u64,
+        /// Factor of scores.
+        scale: f32,
+        /// The result, `width` bytes.
+        out: u64,
+    },
+}
+
+/// What a matrix is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// IEEE single precision.
+    F32,
+    /// Its upper half.
+    Bf16,
+}
+
+impl Element {
+    /// Its size.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
 }
 
 /// Why a command was not carried out, or not to its end: what was done of it is not undone.
@@ -111,6 +160,14 @@ pub enum CommandError {
     /// Operands do not stay together for as long as a chunk takes.
     #[error("operands at {0:#x} do not stay in the accelerator's memory together; give it more")]
     Thrashing(u64),
+    /// A key is wider than what a unit holds.
+    #[error("keys of {width} bytes: this accelerator's units hold {limit}")]
+    TooWide {
+        /// Bytes of a key.
+        width: u64,
+        /// The most.
+        limit: u64,
+    },
     /// An index names no row. The rows before it are copied.
     #[error("{0}")]
     Row(work::Error),

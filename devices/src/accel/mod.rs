@@ -6,14 +6,16 @@
 //! | `hardware` | an accelerator: memory, tables, units, and the MMU functions that its driver offers the engine |
 //! | `command` | what an accelerator can be asked to do, and why it was not done |
 //! | `processor` | an execution unit at work: commands, fault and replay |
+//! | `tensor` | its matrix products and attention |
 //! | [`work`] | the arithmetic of commands; a crate of its own, because the bundled guest checks it |
 
 mod command;
 mod hardware;
 pub mod mmu;
 mod processor;
+mod tensor;
 
-pub use command::{Command, CommandError};
+pub use command::{Command, CommandError, Element};
 pub use hardware::Hardware;
 pub use processor::Processor;
 

@@ -109,6 +109,22 @@ impl<F: Format> Processor<F> {
                 count,
                 to,
             } => self.gather(table, rows, indices, count, to)?,
+            Command::Gemm {
+                shape,
+                element,
+                a,
+                b,
+                c,
+            } => self.gemm(shape, element, [a, b, c])?,
+            Command::Attention {
+                query,
+                keys,
+                values,
+                tokens,
+                width,
+                scale,
+                out,
+            } => self.attention([query, keys, values, out], tokens, width, scale)?,
         }
         Ok(0)
     }
@@ -130,13 +146,6 @@ impl<F: Format> Processor<F> {
         count: u64,
         mut to: u64,
     ) -> Result<(), CommandError> {
-        let size = |address: u64, of: u64, each: u64| {
-            let len = of.checked_mul(each);
-            len.ok_or(CommandError::Wraps {
-                address,
-                len: u64::MAX,
-            })
-        };
         let (in_table, in_indices) = (
             size(table, rows.count, rows.bytes)?,
             size(indices, count, 4)?,
@@ -168,7 +177,7 @@ impl<F: Format> Processor<F> {
 
     /// Cuts operands of `len` bytes into chunks that lie in one page of each, and does `work` with where they lie in the
     /// accelerator's memory, how many bytes were done before, and how many these are. Once for each chunk.
-    fn chunks<const N: usize>(
+    pub(super) fn chunks<const N: usize>(
         &mut self,
         operands: [(u64, Access); N],
         len: u64,
@@ -236,7 +245,7 @@ fn find<F: Format>(
 }
 
 /// Checks that what is written does not overlap what is read.
-fn apart(from: u64, read: u64, to: u64, len: u64) -> Result<(), CommandError> {
+pub(super) fn apart(from: u64, read: u64, to: u64, len: u64) -> Result<(), CommandError> {
     check(from, read, 1)?;
     check(to, len, 1)?;
     match from < to + len && to < from + read && read > 0 && len > 0 {
@@ -251,7 +260,7 @@ fn apart(from: u64, read: u64, to: u64, len: u64) -> Result<(), CommandError> {
 }
 
 /// Checks an operand before anything is done.
-fn check(address: u64, len: u64, align: u64) -> Result<(), CommandError> {
+pub(super) fn check(address: u64, len: u64, align: u64) -> Result<(), CommandError> {
     if !address.is_multiple_of(align) || !len.is_multiple_of(align) {
         return Err(CommandError::Misaligned {
             address,
@@ -263,4 +272,13 @@ fn check(address: u64, len: u64, align: u64) -> Result<(), CommandError> {
         Some(_) => Ok(()),
         None => Err(CommandError::Wraps { address, len }),
     }
+}
+
+/// The bytes of `of` elements of `each` bytes.
+pub(super) fn size(address: u64, of: u64, each: u64) -> Result<u64, CommandError> {
+    let len = of.checked_mul(each);
+    len.ok_or(CommandError::Wraps {
+        address,
+        len: u64::MAX,
+    })
 }

@@ -1,8 +1,10 @@
 //! Two accelerators of different make and a vCPU in one address space: commands on guest-physical addresses.
 
-#[path = "../../gmem-core/tests/engine/simulated.rs"]
+#[path = "../../../gmem-core/tests/engine/simulated.rs"]
 #[allow(dead_code, reason = "shared with the engine's tests")]
 mod simulated;
+
+mod results;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
@@ -16,7 +18,6 @@ use gmem_core::hnode::local::LocalMemory;
 use gmem_core::page::{PAGE_SIZE, PageNo, Unit};
 use gmem_devices::accel::mmu::{Format, Gpu, Npu};
 use gmem_devices::accel::{Command, CommandError, Hardware, Processor};
-use gmem_work::Rows;
 use simulated::{Bench, bench, hbm};
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -56,6 +57,23 @@ fn write(bench: &Bench, page: u64, bytes: [u8; PAGE_SIZE]) {
     bench.guest.write_bytes(PageNo(page), bytes);
 }
 
+/// A vCPU writes whole pages from page `start` on.
+fn put(bench: &Bench, start: u64, bytes: &[u8]) {
+    for (page, bytes) in (start..).zip(bytes.chunks(PAGE_SIZE)) {
+        let mut whole = [0; PAGE_SIZE];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        write(bench, page, whole);
+    }
+}
+
+/// A vCPU reads `len` bytes from page `start` on.
+fn get(bench: &Bench, start: u64, len: usize) -> Vec<u8> {
+    let pages = start..start + len.div_ceil(PAGE_SIZE) as u64;
+    let mut bytes: Vec<u8> = pages.flat_map(|page| read(bench, page)).collect();
+    bytes.truncate(len);
+    bytes
+}
+
 #[test]
 fn a_pointer_is_a_pointer_on_both_accelerators_and_the_vcpu() {
     let bench = bench(1024, 512, Unit::Page, vec![hbm(1024)]);
@@ -85,55 +103,6 @@ fn a_pointer_is_a_pointer_on_both_accelerators_and_the_vcpu() {
         "bytes behind it changed"
     );
     bench.audit();
-}
-
-#[test]
-fn results_have_the_bits_that_the_vcpu_computes() {
-    let bench = bench(1024, 512, Unit::Page, vec![hbm(1024)]);
-    let (_npu, mut npu) = attach::<Npu>(&bench, 64);
-    let (_gpu, mut gpu) = attach::<Gpu>(&bench, 128);
-    let float = |i: usize| ((i * 37 % 1000) as f32 / 7.0 - 50.0).to_le_bytes();
-    let vector = |seed: usize| -> Vec<u8> { (0..4096).flat_map(|i| float(i + seed)).collect() };
-    let (x, mut y) = (vector(1), vector(99));
-    let pages = (x.len() / PAGE_SIZE) as u64;
-    for page in 0..pages {
-        let part = |bytes: &[u8]| -> [u8; PAGE_SIZE] {
-            bytes[page as usize * PAGE_SIZE..][..PAGE_SIZE]
-                .try_into()
-                .unwrap()
-        };
-        write(&bench, 100 + page, part(&x));
-        write(&bench, 200 + page, part(&y));
-    }
-    let saxpy = Command::Saxpy {
-        a: 1.25,
-        x: 100 * PAGE,
-        y: 200 * PAGE,
-        len: x.len() as u64,
-    };
-    // Once on each: the second finds the first one's result.
-    npu.execute(saxpy).unwrap();
-    gpu.execute(saxpy).unwrap();
-    gmem_work::saxpy(1.25, &x, &mut y).unwrap();
-    gmem_work::saxpy(1.25, &x, &mut y).unwrap();
-    let sum = Command::Sum {
-        from: 200 * PAGE,
-        len: y.len() as u64,
-    };
-    assert_eq!(npu.execute(sum).unwrap(), gmem_work::sum_u64(&y).unwrap());
-    let reduce = Command::Reduce {
-        from: 200 * PAGE + 4,
-        len: y.len() as u64 - 8,
-    };
-    let mut total = gmem_work::Sum::new();
-    total.add(&y[4..y.len() - 4]).unwrap();
-    let bits = u64::from(total.total().to_bits());
-    assert_eq!(npu.execute(reduce).unwrap(), bits);
-    assert_eq!(gpu.execute(reduce).unwrap(), bits);
-    let seen: Vec<u8> = (200..200 + pages)
-        .flat_map(|page| read(&bench, page))
-        .collect();
-    assert!(seen == y);
 }
 
 #[test]
@@ -183,69 +152,6 @@ fn no_update_is_lost_while_a_vcpu_and_both_accelerators_add_to_the_same_pages() 
     // Each of them takes each page from another at least once between two meetings.
     let moved: u64 = stats.flows().iter().map(|flow| flow.pages).sum();
     assert!(moved >= ADDS / 500 * PAGES * 2, "{moved} pages moved");
-}
-
-#[test]
-fn rows_are_looked_up_across_pages_by_both_and_a_row_that_is_none_ends_it() {
-    let bench = bench(1024, 512, Unit::Page, vec![hbm(1024)]);
-    let (_npu, mut npu) = attach::<Npu>(&bench, 64);
-    let (_gpu, mut gpu) = attach::<Gpu>(&bench, 128);
-    // 900 rows of 100 bytes, which cross pages; 1500 indices, which do too.
-    let rows = Rows {
-        count: 900,
-        bytes: 100,
-    };
-    let table: Vec<u8> = (0..90_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
-    let indices: Vec<u8> = (0..1500u32)
-        .flat_map(|i| (i * 613 % 900).to_le_bytes())
-        .collect();
-    let mut expected = vec![0; 150_000];
-    gmem_work::gather(&table, 100, &indices, &mut expected).unwrap();
-    let put = |start: u64, bytes: &[u8]| {
-        for (page, bytes) in (start..).zip(bytes.chunks(PAGE_SIZE)) {
-            let mut whole = [0; PAGE_SIZE];
-            whole[..bytes.len()].copy_from_slice(bytes);
-            write(&bench, page, whole);
-        }
-    };
-    put(100, &table);
-    put(200, &indices);
-    let gather = |to| Command::Gather {
-        table: 100 * PAGE,
-        rows,
-        indices: 200 * PAGE,
-        count: 1500,
-        to,
-    };
-    npu.execute(gather(300 * PAGE + 50)).unwrap();
-    gpu.execute(gather(400 * PAGE + 50)).unwrap();
-    for start in [300, 400] {
-        let seen: Vec<u8> = (start..start + 37)
-            .flat_map(|page| read(&bench, page))
-            .collect();
-        assert!(seen[50..150_050] == expected[..]);
-    }
-    put(201, &900u32.to_le_bytes());
-    let none = gpu.execute(gather(500 * PAGE));
-    assert!(matches!(none, Err(CommandError::Row(_))), "{none:?}");
-    let over = gpu.execute(gather(200 * PAGE + 4));
-    assert!(
-        matches!(over, Err(CommandError::Overlap { .. })),
-        "{over:?}"
-    );
-    let rows = Rows {
-        count: u64::MAX,
-        bytes: 100,
-    };
-    let huge = Command::Gather {
-        table: 0,
-        rows,
-        indices: 0,
-        count: 1,
-        to: 0,
-    };
-    assert!(matches!(npu.execute(huge), Err(CommandError::Wraps { .. })));
-    bench.audit();
 }
 
 #[test]
