@@ -157,6 +157,9 @@ pub enum CommandError {
     /// A page does not come.
     #[error(transparent)]
     Fault(#[from] DeviceError),
+    /// The stream was ended.
+    #[error("the stream that it was given to has ended")]
+    Stopped,
     /// Operands do not stay together for as long as a chunk takes.
     #[error("operands at {0:#x} do not stay in the accelerator's memory together; give it more")]
     Thrashing(u64),

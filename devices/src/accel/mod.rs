@@ -6,6 +6,7 @@
 //! | `hardware` | an accelerator: memory, tables, units, and the MMU functions that its driver offers the engine |
 //! | `command` | what an accelerator can be asked to do, and why it was not done |
 //! | `processor` | an execution unit at work: commands, fault and replay |
+//! | `stream` | commands in their order, on a thread of the unit's own |
 //! | `tensor` | its matrix products and attention |
 //! | [`work`] | the arithmetic of commands; a crate of its own, because the bundled guest checks it |
 
@@ -13,10 +14,12 @@ mod command;
 mod hardware;
 pub mod mmu;
 mod processor;
+mod stream;
 mod tensor;
 
 pub use command::{Command, CommandError, Element};
 pub use hardware::Hardware;
 pub use processor::Processor;
+pub use stream::{Stream, StreamFull};
 
 pub use gmem_work as work;

@@ -1,7 +1,7 @@
 //! An execution unit at work: commands on guest-physical addresses, in chunks of a page, fault and replay.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use gmem_core::accel::Attachment;
 use gmem_core::hnode::local::LocalMemory as Hbm;
@@ -21,6 +21,8 @@ pub struct Processor<F: Format> {
     context: Arc<Context<F>>,
     memory: Arc<Hbm>,
     attachment: Arc<Attachment>,
+    /// Set, the command under way ends at its next page.
+    stop: Arc<AtomicBool>,
 }
 
 /// A part of a page, as the unit sees it.
@@ -41,6 +43,7 @@ impl<F: Format> Processor<F> {
             context,
             memory: Arc::clone(hardware.memory()),
             attachment: Arc::clone(attachment),
+            stop: Arc::default(),
         })
     }
 
@@ -129,6 +132,11 @@ impl<F: Format> Processor<F> {
         Ok(0)
     }
 
+    /// Ends the command under way, and all later ones, when it is set.
+    pub(super) fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
     fn copy(&mut self, from: u64, to: u64, len: u64) -> Result<(), CommandError> {
         let operands = [(from, Access::Read), (to, Access::Write)];
         self.chunks(operands, len, |memory, [from, to], _, len| {
@@ -205,6 +213,9 @@ impl<F: Format> Processor<F> {
         work: impl FnOnce(&Hbm, [usize; N]),
     ) -> Result<(), CommandError> {
         for _ in 0..REPLAYS {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(CommandError::Stopped);
+            }
             let missing = {
                 let mut inside = self.unit.enter();
                 let mut at = [0; N];

@@ -5,6 +5,7 @@
 mod simulated;
 
 mod results;
+mod streams;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
