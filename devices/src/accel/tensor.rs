@@ -28,6 +28,10 @@ impl<F: Format> Processor<F> {
         let of_c = area(c, m, n, 4)?;
         apart(a, of_a, c, of_c)?;
         apart(b, of_b, c, of_c)?;
+        if of_c == 0 {
+            // Whatever the other sizes are: nothing would end a loop over them.
+            return Ok(());
+        }
         let at = |matrix: u64, row: usize, columns: usize, column: usize, each: u64| {
             matrix + (row as u64 * columns as u64 + column as u64) * each
         };
@@ -78,6 +82,9 @@ impl<F: Format> Processor<F> {
         for (address, len) in [(query, width), (keys, cache), (values, cache)] {
             check(address, len, 4)?;
             apart(address, len, out, width)?;
+        }
+        if width == 0 {
+            return Ok(());
         }
         let row = || vec![0; width as usize];
         let (mut of_query, mut key, mut value, mut result) = (row(), row(), row(), row());

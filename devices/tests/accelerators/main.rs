@@ -18,7 +18,8 @@ use gmem_core::hnode::link::Link;
 use gmem_core::hnode::local::LocalMemory;
 use gmem_core::page::{PAGE_SIZE, PageNo, Unit};
 use gmem_devices::accel::mmu::{Format, Gpu, Npu};
-use gmem_devices::accel::{Command, CommandError, Hardware, Processor};
+use gmem_devices::accel::{Command, CommandError, Element, Hardware, Processor};
+use gmem_work::Shape;
 use simulated::{Bench, bench, hbm};
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -210,6 +211,33 @@ fn commands_that_make_no_sense_are_refused_and_change_nothing() {
             "{outside:?}"
         );
     }
+    // Sizes whose product is nothing, and that would take for ever one by one.
+    let shape = Shape {
+        m: 1 << 40,
+        n: 0,
+        k: 1,
+    };
+    let (element, a, b, c) = (Element::F32, 0, PAGE, 2 * PAGE);
+    let product = |shape| Command::Gemm {
+        shape,
+        element,
+        a,
+        b,
+        c,
+    };
+    // A alone would have 4 TiB, which is said first; without columns and depth nothing is left to say.
+    assert!(npu.execute(product(Shape { k: 0, ..shape })).is_ok());
+    assert!(npu.execute(product(Shape { n: 1, ..shape })).is_err());
+    let nothing = Command::Attention {
+        query: 0,
+        keys: PAGE,
+        values: 2 * PAGE,
+        tokens: u64::MAX,
+        width: 0,
+        scale: 1.0,
+        out: 3 * PAGE,
+    };
+    npu.execute(nothing).unwrap();
     // Up to the last byte of memory, and no further.
     let end = Command::Fill {
         to: 511 * PAGE + 4000,
