@@ -40,7 +40,8 @@ pub struct Report {
     pub guest: Option<serde_json::Value>,
     /// Memory, at the end of the run.
     pub memory: Memory,
-    /// Virtio devices, in the order of their windows.
+    /// Virtio devices, in the order of their windows; the member is left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
     /// Page faults that were served.
     pub faults: Faults,
@@ -303,7 +304,6 @@ mod tests {
                 "guest": null,
                 "memory": {"size_bytes": 0, "metadata_bytes": 0, "vmm_rss_bytes": 0, "tiers": [
                     {"name": "host", "kind": "host", "capacity_bytes": 1, "used_bytes": 2, "peak_bytes": 3}]},
-                "devices": [],
                 "faults": {"cpu": latency, "accel": latency,
                     "prefetched_pages": 0, "prefetch_used_pages": 0},
                 "migrations": [{"from": "host", "to": "hbm", "pages": 1, "bytes": 4096}],
