@@ -1,5 +1,4 @@
-//! An emulated accelerator: its memory, its page tables, its execution units. What a driver does with the tables is here
-//! too; `docs/porting.md` counts the lines.
+//! An emulated accelerator: its memory, its page tables, its execution units; and what a driver does with the tables.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64};

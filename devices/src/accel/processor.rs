@@ -168,10 +168,9 @@ impl<F: Format> Processor<F> {
             let at = indices + done;
             let part = (PAGE_SIZE as u64 - at % PAGE_SIZE as u64).min(in_indices - done);
             let mut names = [0; PAGE_SIZE];
-            self.chunks([(at, Access::Read)], part, |memory, [at], _, len| {
-                memory.read(at, &mut names[..len]);
-            })?;
-            for index in names[..part as usize].as_chunks().0 {
+            let names = &mut names[..part as usize];
+            self.load(at, names)?;
+            for index in names.as_chunks().0 {
                 let row = rows
                     .row(u32::from_le_bytes(*index))
                     .map_err(CommandError::Row)?;

@@ -101,7 +101,7 @@ impl<F: Format> Processor<F> {
         self.store(out, &result)
     }
 
-    fn load(&mut self, from: u64, into: &mut [u8]) -> Result<(), CommandError> {
+    pub(super) fn load(&mut self, from: u64, into: &mut [u8]) -> Result<(), CommandError> {
         let operand = [(from, Access::Read)];
         self.chunks(operand, into.len() as u64, |memory, [at], done, len| {
             memory.read(at, &mut into[done as usize..][..len]);

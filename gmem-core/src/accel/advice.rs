@@ -43,8 +43,10 @@ impl Attachment {
         }
         match advice {
             Advice::Prefetch => {
-                for page in range.iter() {
-                    self.fault(page)?;
+                // One fault brings a whole granule.
+                let granule = self.granule();
+                for page in (first / granule * granule..end).step_by(granule as usize) {
+                    self.fault(PageNo(page))?;
                 }
             }
             Advice::DontNeed => self.engine.free(range).map(|_| ())?,

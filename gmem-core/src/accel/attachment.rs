@@ -72,6 +72,11 @@ impl Attachment {
         self.engine.device_fault(self.hnode, page)
     }
 
+    /// Pages that come and go together.
+    pub(super) fn granule(&self) -> u64 {
+        self.share.granule() as u64
+    }
+
     /// The page tables that stand for this address space in the accelerator.
     pub fn context(&self) -> ContextId {
         self.share.context
