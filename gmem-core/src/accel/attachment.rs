@@ -57,7 +57,9 @@ impl Attachment {
             peak: AtomicU64::new(0),
             cap: AtomicU64::new(u64::MAX),
         });
-        let hnode = engine.attach(Arc::clone(&share) as Arc<dyn Device>)?;
+        let hnode = engine
+            .attach(Arc::clone(&share) as Arc<dyn Device>)
+            .inspect_err(|_| accelerator.pmap().destroy(share.context))?;
         Ok(Self {
             engine: Arc::clone(engine),
             hnode,

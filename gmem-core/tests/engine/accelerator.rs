@@ -18,6 +18,7 @@ pub struct Tables {
     granule: usize,
     mapped: Mutex<HashMap<(ContextId, PageNo), Frame>>,
     contexts: AtomicU32,
+    open: AtomicU32,
     pub map_fuse: Arc<Fuse>,
 }
 
@@ -25,6 +26,11 @@ impl Tables {
     fn granule_of(&self, page: PageNo) -> impl Iterator<Item = PageNo> + use<> {
         let first = page.0 / self.granule as u64 * self.granule as u64;
         (first..first + self.granule as u64).map(PageNo)
+    }
+
+    /// Contexts that are there.
+    pub fn open(&self) -> u32 {
+        self.open.load(Ordering::SeqCst)
     }
 
     /// The pages that are mapped in `context`.
@@ -41,10 +47,12 @@ impl Pmap for Tables {
     }
 
     fn create(&self) -> Result<ContextId, MapError> {
+        self.open.fetch_add(1, Ordering::SeqCst);
         Ok(ContextId(self.contexts.fetch_add(1, Ordering::SeqCst)))
     }
 
     fn destroy(&self, context: ContextId) {
+        self.open.fetch_sub(1, Ordering::SeqCst);
         assert_eq!(self.pages(context), [], "destroyed with pages mapped");
     }
 
@@ -84,6 +92,7 @@ impl Sim {
             granule,
             mapped: Mutex::default(),
             contexts: AtomicU32::new(0),
+            open: AtomicU32::new(0),
             map_fuse: Fuse::new(),
         });
         Self {

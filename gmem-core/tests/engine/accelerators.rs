@@ -144,6 +144,7 @@ fn more_hnodes_than_an_entry_can_name_are_refused() {
         matches!(refused, Err(AttachError::TooMany(16))),
         "{refused:?}"
     );
+    assert_eq!(sim.tables.open(), 14);
     drop(users);
     sim.accelerator.attach(&bench.engine).unwrap();
 }
