@@ -32,12 +32,14 @@ const RUSTFLAGS: [&str; 16] = [
 ];
 
 /// What the image depends on, from the workspace's root.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 9] = [
     "guest-kernel/src",
     "guest-kernel/Cargo.toml",
     "guest-kernel/link.ld",
     "devices/wire/src",
     "devices/wire/Cargo.toml",
+    "devices/work/src",
+    "devices/work/Cargo.toml",
     "Cargo.toml",
     "Cargo.lock",
 ];

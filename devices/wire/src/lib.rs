@@ -19,6 +19,9 @@
 //! with a 32-bit write to [`port::EXIT`].
 #![no_std]
 
+pub mod gmem;
+pub mod xpu;
+
 /// I/O ports.
 pub mod port {
     /// First of the eight ports of a 16550 UART: the console.
