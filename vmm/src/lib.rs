@@ -1,5 +1,6 @@
 //! The microVM monitor: KVM, vCPUs, boot, guest memory, command line.
 
+pub mod accelerators;
 pub mod api;
 pub mod bench;
 pub mod boot;

@@ -1,5 +1,6 @@
 //! What an accelerator can be asked to do.
 
+use gmem_core::accel::Advice;
 use gmem_core::engine::DeviceError;
 
 use super::work::{self, Rows, Shape};
@@ -7,6 +8,17 @@ use super::work::{self, Rows, Shape};
 /// Something to do. Addresses are guest-physical, lengths bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Command {
+    /// Nothing.
+    Nop,
+    /// Takes advice, in its turn among the commands of a stream.
+    Advise {
+        /// First byte.
+        address: u64,
+        /// How much.
+        len: u64,
+        /// What.
+        advice: Advice,
+    },
     /// Fills with a pattern of 8 bytes, by the byte's distance from `to`.
     Fill {
         /// Where.

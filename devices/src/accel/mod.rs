@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`mmu`] | page tables in the device's own memory, in each micro-architecture's format; TLBs and their shootdown |
 //! | `hardware` | an accelerator: memory, tables, units, and the MMU functions that its driver offers the engine |
+//! | `card` | the accelerator as its driver knows it: attached, with streams |
 //! | `command` | what an accelerator can be asked to do, and why it was not done |
 //! | `processor` | an execution unit at work: commands, fault and replay |
 //! | `stream` | commands in their order, on a thread of the unit's own |
 //! | `tensor` | its matrix products and attention |
 //! | [`work`] | the arithmetic of commands; a crate of its own, because the bundled guest checks it |
 
+mod card;
 mod command;
 mod hardware;
 pub mod mmu;
@@ -17,6 +19,7 @@ mod processor;
 mod stream;
 mod tensor;
 
+pub use card::{Arch, Card, CardError};
 pub use command::{Command, CommandError, Element};
 pub use hardware::Hardware;
 pub use processor::Processor;

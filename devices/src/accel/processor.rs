@@ -51,6 +51,14 @@ impl<F: Format> Processor<F> {
     /// that of [`Command::Reduce`], else 0.
     pub fn execute(&mut self, command: Command) -> Result<u64, CommandError> {
         match command {
+            Command::Nop => {}
+            Command::Advise {
+                address,
+                len,
+                advice,
+            } => {
+                self.attachment.advise(address, len, advice)?;
+            }
             Command::Fill { to, len, pattern } => {
                 check(to, len, 1)?;
                 self.chunks([(to, Access::Write)], len, |memory, [to], done, len| {

@@ -36,6 +36,8 @@ struct Queue {
     waiting: VecDeque<(Command, Done)>,
     /// One is under way.
     busy: bool,
+    /// No more will come.
+    over: bool,
 }
 
 impl Stream {
@@ -79,13 +81,20 @@ impl Stream {
             queue = self.shared.wait(queue);
         }
     }
+
+    /// Ends what is under way at the next page, and what waits; all are told before this returns, and nothing of them
+    /// touches memory any more. What is submitted later is carried out.
+    pub fn abort(&self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.synchronize();
+        self.shared.stop.store(false, Ordering::SeqCst);
+    }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        // Under the lock: a worker that has looked already is waiting by now.
-        drop(self.shared.lock());
+        self.shared.lock().over = true;
         self.shared.changed.notify_all();
         if let Some(worker) = self.worker.take() {
             // A panic has been reported.
@@ -115,7 +124,7 @@ impl Shared {
                 queue.busy = true;
                 return Some(next);
             }
-            if self.stop.load(Ordering::SeqCst) {
+            if queue.over {
                 return None;
             }
             queue = self.wait(queue);

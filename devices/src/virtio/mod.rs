@@ -11,7 +11,7 @@
 //! | `interrupt` | the interrupt line with its two causes |
 //! | `span` | a request's buffers, checked |
 //! | `rate` | token buckets, for devices that may be limited |
-//! | [`balloon`], [`blk`], [`console`], [`mem`], [`net`], [`rng`], [`vsock`] | the devices, a folder each: `device` and its queues, `request`, `metrics`, `state` for a snapshot |
+//! | [`balloon`], [`blk`], [`console`], [`gmem`], [`mem`], [`net`], [`rng`], [`vsock`], [`xpu`] | the devices, a folder each: `device` and its queues, `request`, `metrics`, `state` for a snapshot |
 //!
 //! A notification takes this way: the driver writes the queue's number to the register QueueNotify; KVM turns
 //! the write into a signal of the queue's eventfd; the worker wakes, takes the device's lock and calls
@@ -25,6 +25,7 @@ pub mod blk;
 pub mod console;
 mod core;
 mod device;
+pub mod gmem;
 mod guest;
 mod interrupt;
 pub mod mem;
@@ -38,6 +39,7 @@ mod span;
 mod testing;
 pub mod vsock;
 mod worker;
+pub mod xpu;
 
 pub use self::core::{DeviceName, Stopped};
 pub use device::{Broken, Device};

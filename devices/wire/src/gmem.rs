@@ -74,8 +74,6 @@ pub mod kind {
     pub const ZIP: u64 = 2;
     /// A file.
     pub const FILE: u64 = 3;
-    /// Something else.
-    pub const OTHER: u64 = u64::MAX;
 }
 
 /// How a request ended.

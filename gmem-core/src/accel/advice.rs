@@ -24,17 +24,24 @@ pub struct Advised {
     pub pages: u64,
 }
 
+impl Advice {
+    /// The pages that it is about, of the `len` bytes from `address` on: rounded as it says.
+    pub fn pages(self, address: u64, len: u64) -> PageRange {
+        let page = PAGE_SIZE as u64;
+        let end = address.saturating_add(len);
+        let (first, end) = match self {
+            Self::DontNeed => (address.div_ceil(page), end / page),
+            _ => (address / page, end.div_ceil(page)),
+        };
+        PageRange::new(PageNo(first), end.saturating_sub(first))
+    }
+}
+
 impl Attachment {
     /// Takes advice about the `len` bytes from guest-physical address `address` on. All of it must be guest RAM; where
     /// it fails, part of it may have been done.
     pub fn advise(&self, address: u64, len: u64, advice: Advice) -> Result<Advised, DeviceError> {
-        let page = PAGE_SIZE as u64;
-        let end = address.saturating_add(len);
-        let (first, end) = match advice {
-            Advice::DontNeed => (address.div_ceil(page), end / page),
-            _ => (address / page, end.div_ceil(page)),
-        };
-        let range = PageRange::new(PageNo(first), end.saturating_sub(first));
+        let range = advice.pages(address, len);
         if let Some(page) = [range.start, PageNo(range.end().0.saturating_sub(1))]
             .into_iter()
             .find(|page| range.pages > 0 && !self.engine.is_ram(*page))
@@ -45,7 +52,9 @@ impl Attachment {
             Advice::Prefetch => {
                 // One fault brings a whole granule.
                 let granule = self.granule();
-                for page in (first / granule * granule..end).step_by(granule as usize) {
+                for page in
+                    (range.start.0 / granule * granule..range.end().0).step_by(granule as usize)
+                {
                     self.fault(PageNo(page))?;
                 }
             }

@@ -74,6 +74,11 @@ impl Attachment {
         self.engine.device_fault(self.hnode, page)
     }
 
+    /// The number of its memory among the nodes of the address space: 0 is host RAM, then come the tiers.
+    pub fn node(&self) -> u8 {
+        self.hnode
+    }
+
     /// Pages that come and go together.
     pub(super) fn granule(&self) -> u64 {
         self.share.granule() as u64

@@ -40,6 +40,7 @@ mod sizes;
 mod snapshot;
 mod turning;
 mod waiting;
+mod whereabouts;
 
 pub use audit::Audit;
 pub use device::{AttachError, DeviceError};

@@ -79,6 +79,7 @@ impl DeviceArgs {
                 Console::Serial => ConsoleKind::Serial,
                 Console::Virtio => ConsoleKind::Virtio,
             },
+            accelerators: Vec::new(),
         }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Wrong command lines end with exit code 2 and a line on stderr that says what is wrong and what to do.
 
+pub mod accel;
 pub mod bench;
 pub mod ctl;
 mod device_args;
+mod keys;
 pub mod memory;
 mod plan;
 pub mod run;

@@ -9,21 +9,58 @@ use crate::memory::plan::{Lower, Plan};
 /// The link to the demonstration's emulated HBM, microseconds and 10^9 bytes a second: about PCIe 5.0 x16.
 const DEMONSTRATION_LINK: (f64, f64) = (1.0, 64.0);
 
+/// What the memory is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) memory: MemoryArg,
+    /// The bundled guest runs in it.
+    pub(super) bundled: bool,
+    /// Accelerators share it.
+    pub(super) shared: bool,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PlanError {
+    #[error(transparent)]
+    Tiers(#[from] TierError),
+    #[error(
+        "--tier none means plain memory, which accelerators cannot share; give --tier host:SIZE, or leave --accel out"
+    )]
+    PlainShared,
+}
+
 /// The plan; `None` for plain memory.
 ///
 /// Without any `--tier`, the bundled guest has a quarter of its memory in host RAM and the rest in
-/// emulated HBM, which shows what gmem does; a kernel of the user's has plain memory.
-pub(super) fn of(
-    tiers: Vec<TierArg>,
-    memory: MemoryArg,
-    bundled: bool,
-) -> Result<Option<Plan>, TierError> {
+/// emulated HBM, which shows what gmem does; a kernel of the user's has plain memory, or, shared with accelerators, host
+/// RAM for all of it.
+pub(super) fn of(tiers: Vec<TierArg>, asked: Asked) -> Result<Option<Plan>, PlanError> {
+    let Asked {
+        memory,
+        bundled,
+        shared,
+    } = asked;
     if tiers.is_empty() {
-        return Ok(bundled.then(|| demonstration(memory)));
+        return Ok(match (bundled, shared) {
+            (true, _) => Some(demonstration(memory)),
+            (false, true) => Some(host_only(memory)),
+            (false, false) => None,
+        });
     }
     match tier::combine(tiers)? {
+        Tiers::Plain if shared => Err(PlanError::PlainShared),
         Tiers::Plain => Ok(None),
         Tiers::Tiered(tiers) => Ok(Some(plan(tiers, memory))),
+    }
+}
+
+fn host_only(memory: MemoryArg) -> Plan {
+    Plan {
+        budget: memory.size,
+        unit: Unit::Page,
+        lower: Vec::new(),
+        overcommit: memory.overcommit,
     }
 }
 

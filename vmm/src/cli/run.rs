@@ -10,18 +10,21 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use gmem_wire::exit;
 
+use super::accel;
 use super::device_args::DeviceArgs;
 use super::memory::{self, MemoryArg};
-use super::plan;
+use super::plan::{self, Asked};
 use super::status::StatusLine;
 use super::stderr;
 use super::tier::{self, TierArg};
 use super::watch::{Ended, watch};
+use crate::accelerators::AccelConfig;
 use crate::api::server::{Server, Target};
 use crate::api::socket::ControlSocket;
 use crate::boot;
 use crate::check::{Host, HostLacks, require_kernel, require_kvm, require_userfaultfd};
 use crate::console_input::ConsoleInput;
+use crate::devices::DeviceConfig;
 use crate::exit_code::ExitCode;
 use crate::machine::{BuildError, Config, Machine, Payload};
 use crate::memory::plan::Plan;
@@ -62,6 +65,11 @@ pub struct RunArgs {
     /// Or none: plain memory
     #[arg(long = "tier", value_name = "KIND:SIZE[,key=value...]", value_parser = tier::parse)]
     tiers: Vec<TierArg>,
+
+    /// An accelerator that shares the guest's memory: npu or gpu. Its memory (hbm=SIZE, 256M if not given) holds pages
+    /// beside any --tier hbm
+    #[arg(long = "accel", value_name = "KIND[,hbm=SIZE][,key=value...]", value_parser = accel::parse)]
+    accelerators: Vec<AccelConfig>,
 
     /// A Unix socket to be made, over which `gmem ctl` controls the run
     #[arg(long, value_name = "PATH")]
@@ -155,7 +163,12 @@ fn exit_code(outcome: &Outcome, bundled: bool) -> ExitCode {
 }
 
 fn run(args: RunArgs) -> Result<Ended, Failure> {
-    let plan = plan::of(args.tiers.clone(), args.memory, args.kernel.is_none())
+    let asked = Asked {
+        memory: args.memory,
+        bundled: args.kernel.is_none(),
+        shared: !args.accelerators.is_empty(),
+    };
+    let plan = plan::of(args.tiers.clone(), asked)
         .map_err(|error| Failure::new(ExitCode::Usage, error))?;
     let host = Host::this();
     let lacks = |error: HostLacks| Failure::new(ExitCode::HostLacks, error);
@@ -219,7 +232,10 @@ fn config(args: RunArgs, plan: Option<Plan>) -> Config {
         plan,
         cpus: args.cpus.into(),
         payload,
-        devices: args.devices.config(),
+        devices: DeviceConfig {
+            accelerators: args.accelerators,
+            ..args.devices.config()
+        },
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use gmem_core::bytes::Bytes;
 use gmem_core::page::{BLOCK_SIZE, Unit};
 
-use super::size::{self, SizeError};
+use super::keys::{self, Key, KeyError, bad_value, unknown};
 
 /// The kinds that this version has.
 const KINDS: &str = "host, hbm, zip, file";
@@ -87,35 +87,9 @@ pub enum TierError {
     /// A kind that is not there yet.
     #[error("tier kind '{0}' is not available yet in this version; it has {KINDS}")]
     NotYet(String),
-    /// The size.
+    /// The size, a key or its value.
     #[error(transparent)]
-    Size(#[from] SizeError),
-    /// Not a key with a value.
-    #[error("'{0}' is not key=value; separate keys by commas, like hbm:1G,latency_us=5")]
-    NotKeyValue(String),
-    /// A key that the kind does not have.
-    #[error("a {kind} tier has no key '{key}'; {remedy}")]
-    UnknownKey {
-        /// Of the tier.
-        kind: &'static str,
-        /// As given.
-        key: String,
-        /// What it has.
-        remedy: &'static str,
-    },
-    /// A key twice.
-    #[error("key '{0}' is given twice; give it once")]
-    DuplicateKey(String),
-    /// A value that does not fit its key.
-    #[error("{key}={value} does not fit; give {expected}")]
-    Value {
-        /// The key.
-        key: &'static str,
-        /// As given.
-        value: String,
-        /// What fits.
-        expected: &'static str,
-    },
+    Key(#[from] KeyError),
     /// A file without a name.
     #[error("a file tier needs a path; give file:SIZE,path=FILE")]
     NoPath,
@@ -162,8 +136,8 @@ pub fn parse(text: &str) -> Result<TierArg, TierError> {
     if size_text.is_empty() {
         return Err(TierError::NoSize(text.into()));
     }
-    let size = size::parse(size_text)?;
-    let keys = keys(parts)?;
+    let size = keys::size(size_text)?;
+    let keys = keys::read(parts)?;
     let kind = match kind {
         "host" => host(size, &keys)?,
         "hbm" => hbm(&keys)?,
@@ -204,30 +178,14 @@ pub fn combine(args: Vec<TierArg>) -> Result<Tiers, TierError> {
     Ok(Tiers::Tiered(specs))
 }
 
-type Keys<'a> = Vec<(&'a str, &'a str)>;
-
-fn keys<'a>(parts: impl Iterator<Item = &'a str>) -> Result<Keys<'a>, TierError> {
-    let mut keys: Keys<'a> = Vec::new();
-    for part in parts {
-        let (key, value) = part
-            .split_once('=')
-            .ok_or_else(|| TierError::NotKeyValue(part.into()))?;
-        if keys.iter().any(|(known, _)| *known == key) {
-            return Err(TierError::DuplicateKey(key.into()));
-        }
-        keys.push((key, value));
-    }
-    Ok(keys)
-}
-
-fn host(size: u64, keys: &Keys<'_>) -> Result<TierKind, TierError> {
+fn host(size: u64, keys: &[Key<'_>]) -> Result<TierKind, TierError> {
     let mut unit = Unit::Page;
     for &(key, value) in keys {
         match (key, value) {
             ("unit", "4K") => unit = Unit::Page,
             ("unit", "2M") => unit = Unit::Block,
-            ("unit", _) => return Err(bad_value("unit", value, "unit=4K or unit=2M")),
-            _ => return Err(unknown("host", key, "its one key is unit")),
+            ("unit", _) => return Err(bad_value("unit", value, "unit=4K or unit=2M").into()),
+            _ => return Err(unknown("a host tier", key, "its one key is unit").into()),
         }
     }
     if unit == Unit::Block && !size.is_multiple_of(BLOCK_SIZE as u64) {
@@ -236,63 +194,36 @@ fn host(size: u64, keys: &Keys<'_>) -> Result<TierKind, TierError> {
     Ok(TierKind::Host { unit })
 }
 
-fn hbm(keys: &Keys<'_>) -> Result<TierKind, TierError> {
+fn hbm(keys: &[Key<'_>]) -> Result<TierKind, TierError> {
     let mut latency_us = 0;
     let mut gbps = None;
     for &(key, value) in keys {
         match key {
-            "latency_us" => {
-                latency_us = value
-                    .parse()
-                    .map_err(|_| bad_value("latency_us", value, "whole microseconds"))?;
-            }
-            "gbps" => {
-                let rate = value
-                    .parse()
-                    .ok()
-                    .filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
-                let bad = || bad_value("gbps", value, "a positive number of 10^9 bytes a second");
-                gbps = Some(rate.ok_or_else(bad)?);
-            }
-            _ => return Err(unknown("hbm", key, "its keys are latency_us and gbps")),
+            "latency_us" => latency_us = keys::latency_us(value)?,
+            "gbps" => gbps = Some(keys::gbps(value)?),
+            _ => return Err(unknown("a hbm tier", key, "its keys are latency_us and gbps").into()),
         }
     }
     Ok(TierKind::Hbm { latency_us, gbps })
 }
 
-fn zip(keys: &Keys<'_>) -> Result<TierKind, TierError> {
+fn zip(keys: &[Key<'_>]) -> Result<TierKind, TierError> {
     match keys.first() {
         None => Ok(TierKind::Zip),
-        Some((key, _)) => Err(unknown("zip", key, "it has none")),
+        Some((key, _)) => Err(unknown("a zip tier", key, "it has none").into()),
     }
 }
 
-fn file(keys: &Keys<'_>) -> Result<TierKind, TierError> {
+fn file(keys: &[Key<'_>]) -> Result<TierKind, TierError> {
     let mut path = None;
     for &(key, value) in keys {
         match key {
             "path" => path = Some(value).filter(|value| !value.is_empty()),
-            _ => return Err(unknown("file", key, "its one key is path")),
+            _ => return Err(unknown("a file tier", key, "its one key is path").into()),
         }
     }
     let path = path.ok_or(TierError::NoPath)?.into();
     Ok(TierKind::File { path })
-}
-
-fn unknown(kind: &'static str, key: &str, remedy: &'static str) -> TierError {
-    TierError::UnknownKey {
-        kind,
-        key: key.into(),
-        remedy,
-    }
-}
-
-fn bad_value(key: &'static str, value: &str, expected: &'static str) -> TierError {
-    TierError::Value {
-        key,
-        value: value.into(),
-        expected,
-    }
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use super::super::size::SizeError;
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -56,18 +57,21 @@ fn malformed_tiers_are_refused() {
     assert_eq!(parse("host"), Err(TierError::NoSize("host".into())));
     assert_eq!(parse("zip:"), Err(TierError::NoSize("zip:".into())));
     assert_eq!(parse(""), Err(TierError::UnknownKind("".into())));
-    assert_eq!(parse("host:0"), Err(TierError::Size(SizeError::Zero)));
+    assert_eq!(parse("host:0"), Err(KeyError::Size(SizeError::Zero).into()));
     assert_eq!(
         parse("hbm:1G,fast"),
-        Err(TierError::NotKeyValue("fast".into()))
+        Err(KeyError::NotKeyValue("fast".into()).into())
     );
     assert_eq!(
         parse("hbm:1G,gbps=1,gbps=2"),
-        Err(TierError::DuplicateKey("gbps".into()))
+        Err(KeyError::Duplicate("gbps".into()).into())
     );
     assert!(matches!(
         parse("zip:1G,level=3"),
-        Err(TierError::UnknownKey { kind: "zip", .. })
+        Err(TierError::Key(KeyError::Unknown {
+            of: "a zip tier",
+            ..
+        }))
     ));
     assert_eq!(parse("file:1G"), Err(TierError::NoPath));
     assert_eq!(parse("file:1G,path="), Err(TierError::NoPath));
@@ -82,7 +86,10 @@ fn malformed_tiers_are_refused() {
         "hbm:1G,gbps=NaN",
         "hbm:1G,gbps=inf",
     ] {
-        assert!(matches!(parse(bad), Err(TierError::Value { .. })), "{bad}");
+        assert!(
+            matches!(parse(bad), Err(TierError::Key(KeyError::Value { .. }))),
+            "{bad}"
+        );
     }
 }
 

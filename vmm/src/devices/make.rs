@@ -5,16 +5,20 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use gmem_devices::accel::CardError;
 use gmem_devices::virtio::balloon::{Balloon, BalloonControl, BalloonOptions};
 use gmem_devices::virtio::blk::{Blk, BlkOptions, OpenError};
 use gmem_devices::virtio::console::Console;
+use gmem_devices::virtio::gmem::Gmem;
 use gmem_devices::virtio::mem::{Blocks, Mem, MemControl, MemOptions, RegionError};
 use gmem_devices::virtio::net::{Net, NetOptions, Tap, TapError};
 use gmem_devices::virtio::rng::Rng;
 use gmem_devices::virtio::vsock::{SocketFile, Vsock as VsockDevice, VsockError};
+use gmem_devices::virtio::xpu::Xpu;
 use gmem_devices::virtio::{Device, Rate};
 use gmem_wire::layout;
 
+use crate::accelerators::{AccelConfig, Accelerators, AddressSpace, Driven};
 use crate::kvm::KvmError;
 use crate::memory::managed::ManagedMemory;
 use crate::memory::ram::RamRegion;
@@ -59,7 +63,7 @@ pub enum ConsoleKind {
 }
 
 /// Which devices a microVM has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DeviceConfig {
     /// Disks, in the order in which the guest numbers them.
     pub disks: Vec<Disk>,
@@ -75,6 +79,8 @@ pub struct DeviceConfig {
     pub hotplug: Option<u64>,
     /// What the user's input goes to.
     pub console: ConsoleKind,
+    /// Accelerators.
+    pub accelerators: Vec<AccelConfig>,
 }
 
 /// Why a microVM's devices could not be made.
@@ -98,6 +104,9 @@ pub enum DeviceError {
     /// Memory that can be plugged.
     #[error("--hotplug: {0}")]
     Region(#[from] RegionError),
+    /// An accelerator.
+    #[error("--accel: {0}")]
+    Accelerator(#[from] CardError),
     /// The host has no more descriptors.
     #[error("the devices' events cannot be made: {0}; look at `ulimit -n`")]
     Events(#[from] io::Error),
@@ -116,6 +125,7 @@ impl DeviceError {
                 | Self::Tap(TapError::Name { .. } | TapError::OtherKind(_) | TapError::Busy(_))
                 | Self::Vsock(_)
                 | Self::Region(_)
+                | Self::Accelerator(CardError::Memory { .. } | CardError::Attach(..))
         )
     }
 }
@@ -144,6 +154,7 @@ pub(crate) struct Made {
     pub(super) plugged: Option<(usize, MemControl)>,
     pub(super) typist: Option<UnixStream>,
     pub(super) socket: Option<SocketFile>,
+    pub(super) accelerators: Accelerators,
 }
 
 impl Made {
@@ -156,6 +167,30 @@ impl Made {
         let name = format!("{kind}{}", same.count());
         self.devices.push((name, Box::new(device)));
         self.devices.len() - 1
+    }
+
+    /// Adds accelerators, and the door to the memory system that their driver wants.
+    fn add_accelerators(
+        &mut self,
+        configs: &[AccelConfig],
+        memory: &Arc<ManagedMemory>,
+    ) -> Result<(), DeviceError> {
+        let top = memory
+            .ram()
+            .mapped()
+            .map(|region| region.start + region.size);
+        self.accelerators = Accelerators::new(configs, top.max().unwrap_or(0))?;
+        for (config, card) in configs.iter().zip(self.accelerators.cards.clone()) {
+            let told = config.of(&card);
+            let streams = config.streams;
+            let driven = Driven { card, streams };
+            self.add(config.arch.name(), Xpu::new(told, Box::new(driven))?);
+        }
+        if !configs.is_empty() {
+            let space = AddressSpace::new(&self.accelerators, memory.clone());
+            self.add("gmem", Gmem::new(Box::new(space))?);
+        }
+        Ok(())
     }
 }
 
@@ -218,6 +253,7 @@ impl DeviceConfig {
             let (balloon, control) = Balloon::new(memory.clone(), options)?;
             made.balloon = Some((made.add("balloon", balloon), control));
         }
+        made.add_accelerators(&self.accelerators, memory)?;
         Ok(made)
     }
 }

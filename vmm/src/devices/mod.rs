@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gmem_core::engine::Engine;
 use gmem_devices::virtio::balloon::{BalloonControl, TargetError};
 use gmem_devices::virtio::mem::{MemControl, RequestedSizeError};
 use gmem_devices::virtio::vsock::SocketFile;
@@ -21,6 +22,7 @@ use gmem_devices::virtio::{MmioDevice, NOTIFY_OFFSET, Stopped, WINDOW_SIZE};
 use gmem_wire::layout;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::accelerators::Accelerators;
 use crate::kvm::vm::Vm;
 use crate::memory::managed::ManagedMemory;
 
@@ -34,6 +36,7 @@ pub struct Devices {
     plugged: Option<(usize, MemControl)>,
     typist: Option<UnixStream>,
     socket: Option<SocketFile>,
+    accelerators: Accelerators,
 }
 
 /// Why a balloon cannot be changed.
@@ -73,6 +76,7 @@ impl Devices {
             plugged,
             typist,
             socket,
+            accelerators,
         } = config.make(memory, output)?;
         if devices.len() > layout::VIRTIO_DEVICES {
             return Err(DeviceError::TooMany {
@@ -96,7 +100,13 @@ impl Devices {
             plugged,
             typist,
             socket,
+            accelerators,
         })
+    }
+
+    /// Lets the accelerators have pages of the guest's memory, which is armed. Before the vCPUs run, once.
+    pub fn attach(&self, engine: &Arc<Engine>) -> Result<(), DeviceError> {
+        Ok(self.accelerators.attach(engine)?)
     }
 
     /// The device whose window holds guest-physical address `gpa`, and the offset in it.

@@ -92,7 +92,14 @@ impl Machine {
             None => affinity::assign(config.cpus).map_err(BuildError::Threads)?,
         };
         // Last: from here on the memory is served, and what is loaded has been found present.
-        memory.arm_if_needed(&cpus)?;
+        if config.devices.accelerators.is_empty() {
+            memory.arm_if_needed(&cpus)?;
+        } else {
+            memory.arm_for_accelerators(&cpus)?;
+        }
+        if let Some(engine) = memory.engine() {
+            devices.attach(engine)?;
+        }
         Ok(Self {
             cpus,
             memory,

@@ -110,6 +110,15 @@ impl ManagedMemory {
         if self.fits() { Ok(()) } else { self.arm() }
     }
 
+    /// The same for memory that accelerators share: it is armed whether it fits or not.
+    pub fn arm_for_accelerators(&self, cpus: &[usize]) -> Result<(), ArmError> {
+        self.arm_if_needed(cpus)?;
+        match self.engine() {
+            Some(_) => Ok(()),
+            None => self.arm(),
+        }
+    }
+
     /// Changes the host budget, in bytes, while the guest runs; arms memory if it no longer fits.
     ///
     /// One caller at a time.

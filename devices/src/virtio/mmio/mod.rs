@@ -99,13 +99,17 @@ impl MmioDevice {
         self.core.stop()
     }
 
-    /// Ends the worker for good; false if it is still busy after `limit`.
+    /// Ends the worker for good, and what the device has under way; false if it is still busy after `limit`.
     pub fn stop(&self, limit: Duration) -> bool {
         let life = mem::replace(&mut *self.life(), Life::Over);
-        match life {
+        let idle = match life {
             Life::Running(worker) => worker.stop(limit),
             Life::Unborn | Life::Over => true,
+        };
+        if idle {
+            self.core.lock().device.reset();
         }
+        idle
     }
 
     /// Tells the driver that the configuration has changed, after somebody has changed it from outside.
