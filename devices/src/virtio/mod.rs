@@ -25,6 +25,8 @@ pub mod blk;
 pub mod console;
 mod core;
 mod device;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod gmem;
 mod guest;
 mod interrupt;
@@ -35,7 +37,7 @@ pub mod net;
 mod rate;
 pub mod rng;
 mod span;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod testing;
 pub mod vsock;
 mod worker;

@@ -4,8 +4,12 @@
 //! requests into the rings as a driver does, and calls the device in the test's own thread. The guest's memory
 //! lies between guards; whoever writes beside it fails the test when the bench is dropped.
 
+#![cfg_attr(fuzzing, allow(dead_code, reason = "fuzzers use a part of it"))]
+
+#[cfg(test)]
 mod attack;
 mod memory;
+#[cfg(test)]
 mod registers;
 mod ring;
 
@@ -15,8 +19,10 @@ use std::time::{Duration, Instant};
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+#[cfg(test)]
 pub(crate) use attack::{Shape, attacks, attacks_like};
 pub(crate) use memory::{BUFFERS, BUFFERS_END, TestMemory};
+#[cfg(test)]
 pub(crate) use registers::Registers;
 pub(crate) use ring::Ring;
 
