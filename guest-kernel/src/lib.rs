@@ -20,8 +20,10 @@ extern crate std;
 
 pub mod boot;
 pub mod clock;
+pub mod extent;
 pub mod math;
 pub mod memory;
 pub mod pattern;
 pub mod plan;
+pub mod virtio;
 pub mod work;
