@@ -18,6 +18,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod accel;
 pub mod boot;
 pub mod clock;
 pub mod extent;
