@@ -26,6 +26,8 @@ global_asm!(include_str!("boot/memory.S"), options(att_syntax, raw));
 
 /// Bytes of a vCPU's block behind the image, as in `boot/entry.S`.
 const CPU_BLOCK: u64 = 0x1_0000;
+// A CPU's stack is 40 KiB, and what it counts lies on it, with room for histograms of the moment.
+const _: () = assert!(size_of::<Tally>() <= 12 << 10);
 /// End of what the page tables of the PVH entry map.
 const PVH_MAPPED: u64 = 1 << 32;
 

@@ -10,6 +10,7 @@
 //! | `fault_count`, `fault_p50_us`, `fault_p99_us`, `fault_p999_us`, `fault_max_us` | accesses of the timed phase longer than `fault_threshold_us`, as the vCPU saw them; `verify`: of the first access to each page |
 //! | `writes`, `counted` | increments made, and their sum as found; a difference is a mismatch |
 //! | `first_mismatch` | `address`, `expected`, `found`, if there is one |
+//! | `accelerators`, `commands`, `device_seconds`, `command_p50_us`, `nop_p50_us`, `fault_p50_us_accel`, `local_bytes`, `failures`, `first_failure` | `gather`, `layers`, `kvcache`, `pingpong`: see `docs/workloads.md` |
 //! | `device`, `devices`, `rounds`, `attacks`, `broken`, `recoveries`, `beside`, `beside_max_us`, `packets`, `failures`, `first_failure` | `hostile`: see `docs/workloads.md` |
 //! | `tsc_khz`, `tsc_assumed` | the clock; `tsc_assumed` only if nobody told its frequency |
 
