@@ -167,14 +167,24 @@ impl<'a, M: Machine> Xpu<'a, M> {
     ///
     /// As for [`Xpu::poll`]; an earlier hint made no sense to the device.
     pub fn hint(&mut self, address: u64, len: u64, advice: u64) -> Result<(), Fault> {
-        if self.count <= HINTS {
-            return Ok(());
-        }
         self.collect_hints()?;
-        if self.in_flight(HINTS) < DEPTH {
+        if self.count > HINTS && self.in_flight(HINTS) < DEPTH {
             self.submit(HINTS, op::ADVISE, &[address, len, advice])?;
         }
         Ok(())
+    }
+
+    /// The same, but waits for room.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Xpu::hint`].
+    pub fn patient_hint(&mut self, address: u64, len: u64, advice: u64) -> Result<(), Fault> {
+        while self.in_flight(HINTS) == DEPTH {
+            self.collect_hints()?;
+            spin_loop();
+        }
+        self.hint(address, len, advice)
     }
 
     /// Waits until no hint is in flight.
@@ -193,8 +203,9 @@ impl<'a, M: Machine> Xpu<'a, M> {
     fn collect_hints(&mut self) -> Result<(), Fault> {
         while let Some(answer) = self.poll(HINTS)? {
             // Where there is no room, nothing is brought: that is no fault.
-            if answer.response.status != status::NO_MEMORY {
-                carried_out(&answer)?;
+            match answer.response.status {
+                status::NO_MEMORY | status::TOO_LARGE => {}
+                _ => carried_out(&answer)?,
             }
         }
         Ok(())

@@ -77,7 +77,7 @@ fn prefetch<M: Machine>(
         for rank in (number as u64..most * count).step_by(count as usize) {
             let (page, _) = law.row(rank % law.all);
             let at = team.layout.data + page * PAGE_SIZE;
-            xpu.hint(at, PAGE_SIZE, advice::PREFETCH)
+            xpu.patient_hint(at, PAGE_SIZE, advice::PREFETCH)
                 .map_err(of(number))?;
         }
         xpu.finish_hints().map_err(of(number))?;

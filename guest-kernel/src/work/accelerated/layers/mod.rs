@@ -11,6 +11,7 @@ use super::team::{Own, Team, Trouble, of};
 use super::{Machine, Tally};
 use crate::accel::xpu::WORK;
 use crate::clock::cycles;
+use crate::memory::PAGE_SIZE;
 use crate::pattern::Mismatch;
 use check::Sample;
 use gmem_wire::gmem::advice;
@@ -144,7 +145,9 @@ fn multiply<M: Machine>(
         let args = [rows.count, size.columns, size.rows, x, weights, c];
         xpu.submit(WORK, op::GEMM_BF16, &args).map_err(of(number))?;
         if let Some(next) = next {
-            let hint = xpu.hint(part(next), size.bytes(), advice::PREFETCH);
+            // The other half is for what is being multiplied.
+            let len = size.bytes().min(xpu.memory / 2).max(PAGE_SIZE);
+            let hint = xpu.hint(part(next), len, advice::PREFETCH);
             hint.map_err(of(number))?;
         }
     }

@@ -218,6 +218,18 @@ fn hints_change_no_result() {
 }
 
 #[test]
+fn the_hottest_rows_fill_half_of_the_local_memory_before_they_are_looked_up() {
+    let early = core::sync::atomic::AtomicU64::new(0);
+    let mood = |_: usize, count: u64, request: &xpu::Request| {
+        let is = request.op == xpu::op::ADVISE && count <= device::MEMORY / 2 / 4096;
+        early.fetch_add(is.into(), core::sync::atomic::Ordering::Relaxed);
+        Verdict::Obey
+    };
+    assert_right(&run("gather ops=1000 hints=on", USUAL, &mood), 2);
+    assert_eq!(early.into_inner(), 2 * device::MEMORY / 2 / 4096);
+}
+
+#[test]
 fn the_door_says_where_the_data_is_if_there_is_one() {
     for door in [false, true] {
         let equipment = Equipment { door, ..USUAL };
