@@ -11,6 +11,8 @@
 //! workloads and options with their defaults. Each works on the RAM above the guest's image, checks what it
 //! reads, and prints one line of JSON ([`work::result`]).
 //!
+//! Workloads on accelerators ([`work::accelerated`]) drive them by virtio ([`accel`]), and check each answer.
+//!
 //! `hostile` attacks the monitor's devices ([`work::hostile`]). Four workloads exist to test its error paths: `spin`
 //! never ends, `wild` writes outside RAM, `triple` faults thrice, `hlt0` touches memory at CPL0.
 #![no_std]
@@ -18,10 +20,13 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod accel;
 pub mod boot;
 pub mod clock;
+pub mod extent;
 pub mod math;
 pub mod memory;
 pub mod pattern;
 pub mod plan;
+pub mod virtio;
 pub mod work;

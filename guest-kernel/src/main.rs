@@ -14,6 +14,7 @@ use guest_kernel::clock::Frequency;
 use guest_kernel::memory::WorkingSet;
 use guest_kernel::plan::{Plan, PlanError};
 use guest_kernel::work::Crew;
+use guest_kernel::work::accelerated;
 use guest_kernel::work::result::{self, Context};
 use guest_kernel::work::tally::Tally;
 use kernel::console::print;
@@ -25,6 +26,8 @@ global_asm!(include_str!("boot/memory.S"), options(att_syntax, raw));
 
 /// Bytes of a vCPU's block behind the image, as in `boot/entry.S`.
 const CPU_BLOCK: u64 = 0x1_0000;
+// A CPU's stack is 40 KiB, and what it counts lies on it, with room for histograms of the moment.
+const _: () = assert!(size_of::<Tally>() <= 12 << 10);
 /// End of what the page tables of the PVH entry map.
 const PVH_MAPPED: u64 = 1 << 32;
 
@@ -84,13 +87,26 @@ fn prepare(start_info: u64, by_pvh: bool) -> Job {
     let floor = cpu::end_of_image() + CPU_BLOCK * cpus_present as u64;
     // SAFETY: RAM by the monitor's map, identity-mapped, and beyond the image and the vCPUs' blocks.
     let set = unsafe { WorkingSet::new(ram, floor) };
+    let ram_end = set.end().max(floor);
+    // What is an operand to an accelerator has no holes.
+    let set = match plan.workload.accelerated() {
+        true => set.in_one_piece(),
+        false => set,
+    };
     let pages = plan
         .pages(set.pages())
         .unwrap_or_else(|error| refuse_plan(error));
+    let set = set.truncated(pages);
+    let machine = kernel::Bare {
+        barrier: &BARRIER,
+        cpus,
+        devices: line.devices,
+    };
+    accelerated::fits(&plan, &set, &machine).unwrap_or_else(|error| refuse_plan(error));
     Job {
         plan,
-        ram_end: set.end().max(floor),
-        set: set.truncated(pages),
+        ram_end,
+        set,
         frequency: cpu::frequency(line.tsc_khz),
         cpus,
         devices: line.devices,

@@ -94,6 +94,15 @@ impl WorkingSet {
         self
     }
 
+    /// The same, less all regions but the largest.
+    pub fn in_one_piece(mut self) -> Self {
+        let largest = self.regions.into_iter().max_by_key(Region::pages);
+        self.regions = [Region::default(); MAX_REGIONS];
+        self.regions[0] = largest.unwrap_or_default();
+        self.pages = self.regions[0].pages();
+        self
+    }
+
     /// Address of page number `index`.
     ///
     /// # Panics
@@ -159,6 +168,17 @@ mod tests {
         assert_eq!(set.clone().truncated(1025).end(), 64 * MIB + PAGE_SIZE);
         assert_eq!(set.clone().truncated(3).end(), 3 * PAGE_SIZE);
         assert_eq!(set.truncated(9_999).pages(), 1536);
+    }
+
+    #[test]
+    fn one_piece_is_the_largest_region() {
+        let set = set(
+            &[(0, 4 * MIB), (64 * MIB, 70 * MIB), (80 * MIB, 82 * MIB)],
+            0,
+        );
+        let piece = set.in_one_piece();
+        assert_eq!((piece.address(0), piece.end()), (64 * MIB, 70 * MIB));
+        assert_eq!(piece.pages(), 1536);
     }
 
     #[test]

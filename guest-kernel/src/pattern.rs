@@ -85,6 +85,17 @@ impl Pattern {
         Self { kind, base }
     }
 
+    /// The word of the page with this index.
+    #[inline]
+    pub fn word(&self, index: usize) -> u64 {
+        match self.kind {
+            Kind::Random => random(self.base, index),
+            Kind::Compressible => compressible(self.base, index),
+            Kind::Same => self.base,
+            Kind::Zero => 0,
+        }
+    }
+
     /// Writes the words `range` of a page, whose words are `words`.
     #[inline]
     pub fn write(&self, words: &[AtomicU64], range: Range<usize>) {

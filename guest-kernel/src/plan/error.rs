@@ -51,6 +51,11 @@ pub enum PlanError<'a> {
         /// Free.
         available: u64,
     },
+    /// No accelerator for a workload that needs one.
+    NoAccelerator {
+        /// The workload.
+        workload: &'static str,
+    },
     /// More CPUs than there are.
     TooManyCpus {
         /// Asked for.
@@ -98,7 +103,11 @@ impl fmt::Display for PlanError<'_> {
             ),
             Self::TooSmall { wanted, available } => write!(
                 f,
-                "the workload needs {wanted} pages of 4 KiB, but {available} are free: give the microVM more memory"
+                "the workload needs {wanted} pages of 4 KiB, but {available} are free: give the microVM more memory, or a larger working_set= if there is one"
+            ),
+            Self::NoAccelerator { workload } => write!(
+                f,
+                "workload {workload} needs an accelerator, but the microVM has none: give it one with --accel"
             ),
             Self::TooManyCpus { wanted, available } => write!(
                 f,

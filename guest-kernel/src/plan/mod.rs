@@ -12,7 +12,7 @@
 //! | `ops=` | 20,000,000, at most 5 s | operations of the timed phase, of all vCPUs together; given, there is no limit of time unless `seconds=` is given too |
 //! | `seconds=` | | limit of time of the timed phase |
 //! | `warmup=` | one a page, at most 2 s | operations before the timed phase |
-//! | `write=` | 30 | percent of the operations that write |
+//! | `write=` | 30; `gather`: 1 | percent of the operations that write |
 //!
 //! | workload | own options | what it does |
 //! |---|---|---|
@@ -24,6 +24,10 @@
 //! | `hotscan` | `hot=10` `hot_ops=90` | percent of the pages, scattered, get so many percent of the operations; the rest scan the other pages |
 //! | `phase` | `hot=10` `hot_ops=90` `phase_ops=` 16 a hot page | the hot pages change every so many operations; the rest are pages at random |
 //! | `faults` | `passes=2` | one access to every page a pass, in a random order, each one timed alone |
+//! | `gather` | `theta=0.99` `row=256` `batch=256` `hints=off` | accelerators look up rows of a table by Zipf's law, and vCPUs and they increment counters in the same pages |
+//! | `layers` | `layers=8` `rows=2` `epochs=3` `hints=off` | accelerators multiply a few rows by weights, layer by layer; takes `seed=`, `working_set=` and `cpus=` |
+//! | `kvcache` | `sequences=` 1 MiB each `width=512` `check=1` `theta=0.99` `hints=off` | accelerators attend to sequences that grow by a token a step; takes `seed=`, `working_set=`, `cpus=`, `ops=` and `seconds=` |
+//! | `pingpong` | | vCPUs and accelerators add to words of the same memory: 4 MiB, unless `working_set=` says otherwise; takes `seed=`, `cpus=`, `ops=`, `seconds=` and `fault_threshold_us=` |
 //! | `hostile` | `device=all` `rounds=100` | drivers that follow no rule on every virtio device, or on those of one kind: `rng`, `blk`, `net`, `vsock`, `console`, `balloon`, `mem` |
 //! | `none` | | nothing: a result at once |
 //! | `spin` | | error path: never ends |
@@ -33,99 +37,14 @@
 
 mod error;
 mod options;
+mod workload;
 
 pub use error::PlanError;
 use options::Options;
+pub use workload::{Target, Workload};
 
 use crate::pattern::Fill;
 use crate::work::hostile::LEAST_PAGES;
-
-/// A workload with its own options.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[allow(
-    missing_docs,
-    reason = "the fields are the options of the module's table"
-)]
-pub enum Workload {
-    /// `verify`
-    Verify { epochs: u64 },
-    /// `scan`
-    Scan,
-    /// `stride`, pages
-    Stride { stride: u64 },
-    /// `uniform`
-    Uniform,
-    /// `zipf`
-    Zipf { theta: f64 },
-    /// `hotscan`, percents
-    HotScan { hot: u64, hot_ops: u64 },
-    /// `phase`, percents and operations
-    Phase {
-        hot: u64,
-        hot_ops: u64,
-        phase_ops: Option<u64>,
-    },
-    /// `faults`
-    Faults { passes: u64 },
-    /// `hostile`
-    Hostile { rounds: u64, device: Target },
-    /// `none`
-    None,
-    /// `spin`
-    Spin,
-    /// `wild`, an address
-    Wild { at: Option<u64> },
-    /// `triple`
-    Triple,
-    /// `hlt0`
-    Hlt0 { pages: Option<u64> },
-}
-
-/// Which devices `hostile` attacks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names of virtio's devices")]
-pub enum Target {
-    /// All that there are.
-    All,
-    Rng,
-    Blk,
-    Net,
-    Vsock,
-    Console,
-    Balloon,
-    Mem,
-}
-
-impl Target {
-    const EVERY: [Self; 8] = [
-        Self::All,
-        Self::Rng,
-        Self::Blk,
-        Self::Net,
-        Self::Vsock,
-        Self::Console,
-        Self::Balloon,
-        Self::Mem,
-    ];
-
-    /// As the option names it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Rng => "rng",
-            Self::Blk => "blk",
-            Self::Net => "net",
-            Self::Vsock => "vsock",
-            Self::Console => "console",
-            Self::Balloon => "balloon",
-            Self::Mem => "mem",
-        }
-    }
-
-    fn named(name: &str) -> Option<Self> {
-        Self::EVERY.into_iter().find(|target| target.name() == name)
-    }
-}
 
 /// How long a phase lasts: until either bound is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +85,8 @@ pub struct Plan {
 const DEFAULT_OPS: u64 = 20_000_000;
 const DEFAULT_SECONDS: u64 = 5;
 const DEFAULT_WARMUP_SECONDS: u64 = 2;
+/// A block of 2 MiB, and as much for rings.
+const PINGPONG_PAGES: u64 = 2 * crate::memory::BLOCK_PAGES;
 
 /// Options by groups of workloads.
 const MEMORY: &[&str] = &[
@@ -176,6 +97,7 @@ const MEMORY: &[&str] = &[
     "fault_threshold_us",
     "ops",
 ];
+const ROOM: &[&str] = &["seed", "working_set", "cpus"];
 const SEEDED: &[&str] = &["seed", "cpus", "fill"];
 const ACCESS: &[&str] = &["seconds", "warmup", "write"];
 
@@ -186,7 +108,7 @@ type Known = (
     &'static [&'static str],
 );
 
-const KNOWN: [Known; 14] = [
+const KNOWN: [Known; 18] = [
     ("verify", &[MEMORY], &["epochs"]),
     ("scan", &[MEMORY, ACCESS], &[]),
     ("stride", &[MEMORY, ACCESS], &["stride"]),
@@ -195,6 +117,30 @@ const KNOWN: [Known; 14] = [
     ("hotscan", &[MEMORY, ACCESS], &["hot", "hot_ops"]),
     ("phase", &[MEMORY, ACCESS], &["hot", "hot_ops", "phase_ops"]),
     ("faults", &[MEMORY], &["write", "passes"]),
+    (
+        "gather",
+        &[MEMORY],
+        &["seconds", "write", "theta", "row", "batch", "hints"],
+    ),
+    ("layers", &[ROOM], &["layers", "rows", "epochs", "hints"]),
+    (
+        "kvcache",
+        &[ROOM],
+        &[
+            "ops",
+            "seconds",
+            "sequences",
+            "width",
+            "check",
+            "theta",
+            "hints",
+        ],
+    ),
+    (
+        "pingpong",
+        &[ROOM],
+        &["ops", "seconds", "fault_threshold_us"],
+    ),
     ("hostile", &[SEEDED], &["device", "rounds"]),
     ("none", &[], &[]),
     ("spin", &[], &[]),
@@ -246,6 +192,26 @@ impl Plan {
             "faults" => Workload::Faults {
                 passes: count("passes", 2)?,
             },
+            "gather" => Workload::Gather {
+                theta: options.theta(0.99)?,
+                row: options.power("row", 256, 64..=2048, "a power of two from 64 to 2048")?,
+                batch: options.number("batch", 256, 1..=4096, "a number from 1 to 4096")?,
+                hints: options.truth("hints")?,
+            },
+            "layers" => Workload::Layers {
+                layers: options.number("layers", 8, 1..=1024, "a number from 1 to 1024")?,
+                rows: options.number("rows", 2, 1..=16, "a number from 1 to 16")?,
+                epochs: count("epochs", 3)?,
+                hints: options.truth("hints")?,
+            },
+            "kvcache" => Workload::KvCache {
+                sequences: maybe("sequences")?,
+                width: options.power("width", 512, 64..=2048, "a power of two from 64 to 2048")?,
+                check: count("check", 1)?,
+                theta: options.theta(0.99)?,
+                hints: options.truth("hints")?,
+            },
+            "pingpong" => Workload::PingPong,
             "hostile" => Workload::Hostile {
                 rounds: count("rounds", 100)?,
                 device: options.target()?,
@@ -260,6 +226,8 @@ impl Plan {
             },
             _ => Workload::None,
         };
+        // A page that two write takes turns between them: where accelerators read, writes are rare.
+        let writes = if workload.accelerated() { 1 } else { 30 };
         Ok(Self {
             name: known.0,
             workload,
@@ -273,25 +241,11 @@ impl Plan {
                 0..=1_000_000,
                 "microseconds, up to a second",
             )?,
-            write_percent: percent("write", 30)?,
+            write_percent: percent("write", writes)?,
             ops: maybe("ops")?,
             seconds: maybe("seconds")?,
             warmup: options.optional("warmup", 0..=u64::MAX, "a number")?,
         })
-    }
-
-    /// Whether the workload increments counters in the pages.
-    pub fn counts_writes(&self) -> bool {
-        use Workload::*;
-        matches!(
-            self.workload,
-            Scan | Stride { .. }
-                | Uniform
-                | Zipf { .. }
-                | HotScan { .. }
-                | Phase { .. }
-                | Faults { .. }
-        )
     }
 
     /// How many pages of `available` the workload uses.
@@ -300,9 +254,10 @@ impl Plan {
     ///
     /// If there are fewer than it asks for, or none.
     pub fn pages(&self, available: u64) -> Result<u64, PlanError<'static>> {
-        let wanted = match self.working_set {
-            Some(bytes) => bytes.div_ceil(crate::memory::PAGE_SIZE),
-            None => available.max(1),
+        let wanted = match (self.working_set, self.workload) {
+            (Some(bytes), _) => bytes.div_ceil(crate::memory::PAGE_SIZE),
+            (None, Workload::PingPong) => available.clamp(1, PINGPONG_PAGES),
+            (None, _) => available.max(1),
         };
         if wanted > available {
             return Err(PlanError::TooLarge { wanted, available });

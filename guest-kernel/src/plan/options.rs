@@ -90,6 +90,28 @@ impl<'a> Options<'a> {
         Ok(self.optional(key, range, expected)?.unwrap_or(default))
     }
 
+    /// A power of two, as a size.
+    pub(super) fn power(
+        &self,
+        key: &'static str,
+        default: u64,
+        range: RangeInclusive<u64>,
+        expected: &'static str,
+    ) -> Result<u64, PlanError<'a>> {
+        let power = |text: &str| size(text).filter(|it| it.is_power_of_two() && range.contains(it));
+        Ok(self.value(key, expected, power)?.unwrap_or(default))
+    }
+
+    /// `on` or `off`, which is the default.
+    pub(super) fn truth(&self, key: &'static str) -> Result<bool, PlanError<'a>> {
+        let read = |text: &str| match text {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        };
+        Ok(self.value(key, "on or off", read)?.unwrap_or(false))
+    }
+
     pub(super) fn address(&self, key: &'static str) -> Result<Option<u64>, PlanError<'a>> {
         let canonical = 0..=(1 << 47) - 8;
         self.optional(key, canonical, "an address such as 0x80000000, below 2^47")

@@ -44,6 +44,37 @@ fn options_are_read() {
 }
 
 #[test]
+fn options_of_workloads_on_accelerators_are_read() {
+    let workload = |text: &str| Plan::parse(text).unwrap().workload;
+    let expected = Workload::Gather {
+        theta: 0.5,
+        row: 1024,
+        batch: 16,
+        hints: true,
+    };
+    assert_eq!(
+        workload("gather theta=0.5 row=1K batch=16 hints=on"),
+        expected
+    );
+    let expected = Workload::Layers {
+        layers: 2,
+        rows: 4,
+        epochs: 1,
+        hints: false,
+    };
+    assert_eq!(
+        workload("layers layers=2 rows=4 epochs=1 hints=off"),
+        expected
+    );
+    // A page that two write to goes to and fro: there are few writes unless more are asked for.
+    assert_eq!(Plan::parse("gather").unwrap().write_percent, 1);
+    assert_eq!(Plan::parse("gather write=7").unwrap().write_percent, 7);
+    let pages = |text: &str| Plan::parse(text).unwrap().pages(10_000).unwrap();
+    assert_eq!((pages("pingpong"), pages("gather")), (1024, 10_000));
+    assert_eq!(pages("pingpong working_set=8M"), 2048);
+}
+
+#[test]
 fn hostile_drivers_are_those_of_all_devices_unless_one_is_named() {
     let workload = |text: &str| Plan::parse(text).unwrap().workload;
     let expected = |rounds, device| Workload::Hostile { rounds, device };
@@ -94,6 +125,13 @@ fn values_out_of_range_are_refused() {
         "zipf theta=1e9",
         "hotscan hot=100",
         "wild at=zz",
+        "gather row=100",
+        "gather row=32",
+        "gather batch=0",
+        "gather hints=yes",
+        "layers rows=17",
+        "kvcache width=4K",
+        "kvcache check=0",
         "hostile rounds=0",
         "hostile device=disk",
     ] {

@@ -1,5 +1,6 @@
 //! The workloads, as each CPU runs them.
 
+pub mod accelerated;
 mod access;
 mod faults;
 mod generator;
@@ -84,6 +85,7 @@ impl<'a, M: Machine> Crew<'a, M> {
             Workload::Verify { epochs } => verify::run(self, epochs, tally),
             Workload::Faults { passes } => faults::run(self, passes, tally),
             Workload::Hostile { rounds, device } => hostile::run(self, rounds, device, tally),
+            workload if workload.accelerated() => accelerated::run(self, tally),
             _ => {
                 if let Some(generator) = generator::Generator::new(self) {
                     access::run(self, generator, tally);

@@ -10,9 +10,11 @@
 //! | `fault_count`, `fault_p50_us`, `fault_p99_us`, `fault_p999_us`, `fault_max_us` | accesses of the timed phase longer than `fault_threshold_us`, as the vCPU saw them; `verify`: of the first access to each page |
 //! | `writes`, `counted` | increments made, and their sum as found; a difference is a mismatch |
 //! | `first_mismatch` | `address`, `expected`, `found`, if there is one |
+//! | `accelerators`, `commands`, `device_seconds`, `command_p50_us`, `nop_p50_us`, `fault_p50_us_accel`, `local_bytes`, `failures`, `first_failure` | `gather`, `layers`, `kvcache`, `pingpong`: see `docs/workloads.md` |
 //! | `device`, `devices`, `rounds`, `attacks`, `broken`, `recoveries`, `beside`, `beside_max_us`, `packets`, `failures`, `first_failure` | `hostile`: see `docs/workloads.md` |
 //! | `tsc_khz`, `tsc_assumed` | the clock; `tsc_assumed` only if nobody told its frequency |
 
+use super::accelerated::account::Account;
 use super::hostile::score::Score;
 use super::json::Object;
 use super::tally::Tally;
@@ -43,7 +45,9 @@ pub fn write(out: &mut dyn Write, context: &Context<'_>, tally: &Tally) -> fmt::
         plan, frequency, ..
     } = context;
     let seconds = frequency.seconds(tally.timed_cycles);
-    let lost_counts = if tally.counted == tally.writes { 0 } else { 8 };
+    // Where a device failed nobody has counted.
+    let counted = tally.accel.failures > 0 || tally.counted == tally.writes;
+    let lost_counts = if counted { 0 } else { 8 };
     let mut object = Object::begin(out);
     object.text("workload", plan.name);
     object.integer("cpus", context.cpus as u64);
@@ -115,12 +119,66 @@ fn specifics(object: &mut Object<'_>, context: &Context<'_>, tally: &Tally) {
             let slowest = frequency.microseconds(tally.hostile.beside_cycles);
             object.decimal("beside_max_us", slowest, 2);
         }
+        Workload::Gather {
+            theta, row, batch, ..
+        } => {
+            object.integer("rows", tally.accel.parts);
+            object.decimal("theta", theta, 4);
+            object.integer("row_bytes", row);
+            object.integer("batch", batch);
+        }
+        Workload::Layers { epochs, rows, .. } => {
+            object.integer("layers", tally.accel.parts);
+            object.integer("rows", rows);
+            object.integer("epochs", epochs);
+        }
+        Workload::KvCache { width, theta, .. } => {
+            object.integer("sequences", tally.accel.parts);
+            object.decimal("theta", theta, 4);
+            object.integer("width_bytes", width);
+        }
         _ => {}
     }
-    if plan.counts_writes() {
+    if plan.workload.accelerated() {
+        accelerated(object, context, &tally.accel);
+    }
+    if plan.workload.counts_writes() {
         object.integer("write_percent", plan.write_percent);
         object.integer("writes", tally.writes);
         object.integer("counted", tally.counted);
+    }
+}
+
+fn accelerated(object: &mut Object<'_>, context: &Context<'_>, account: &Account) {
+    let Context {
+        plan, frequency, ..
+    } = context;
+    let latencies = &account.latencies;
+    object.truth("hints", plan.workload.hints());
+    object.integer("accelerators", account.accelerators);
+    object.integer("commands", account.commands);
+    let waited = frequency.seconds(account.waited_cycles);
+    object.decimal("device_seconds", waited, 6);
+    for (key, cycles) in [
+        ("command_p50_us", latencies.percentile(500)),
+        ("command_p99_us", latencies.percentile(990)),
+        ("command_max_us", latencies.max()),
+        ("nop_p50_us", account.nop_cycles),
+        ("fault_p50_us_accel", account.fault_cycles),
+    ] {
+        object.decimal(key, frequency.microseconds(cycles), 2);
+    }
+    if let Some(bytes) = account.local_bytes {
+        object.integer("local_bytes", bytes);
+    }
+    object.integer("failures", account.failures);
+    if let Some(first) = account.first {
+        object.object("first_failure", |object| {
+            object.text("device", first.device);
+            object.integer("number", first.number as u64);
+            object.text("what", first.what);
+            object.integer("cpu", first.cpu as u64);
+        });
     }
 }
 

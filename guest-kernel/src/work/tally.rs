@@ -2,6 +2,7 @@
 
 use crate::math::histogram::Histogram;
 use crate::pattern::Mismatch;
+use crate::work::accelerated::account::Account;
 use crate::work::hostile::score::Score;
 
 /// Counters of one CPU, or of all of them together.
@@ -27,6 +28,8 @@ pub struct Tally {
     pub timed_cycles: u64,
     /// Of the workload `hostile`.
     pub hostile: Score,
+    /// Of the workloads that need an accelerator.
+    pub accel: Account,
 }
 
 impl Default for Tally {
@@ -49,6 +52,7 @@ impl Tally {
             warmup_cycles: 0,
             timed_cycles: 0,
             hostile: Score::new(),
+            accel: Account::new(),
         }
     }
 
@@ -79,10 +83,12 @@ impl Tally {
         self.warmup_cycles = self.warmup_cycles.max(other.warmup_cycles);
         self.timed_cycles = self.timed_cycles.max(other.timed_cycles);
         self.hostile.merge(&other.hostile);
+        self.accel.merge(&other.accel);
     }
 
     /// Whether all that was found is what was written, and no device failed. Call it on the counters of all CPUs together.
     pub fn intact(&self) -> bool {
-        self.mismatched == 0 && self.counted == self.writes && self.hostile.failures == 0
+        let failures = self.hostile.failures + self.accel.failures;
+        self.mismatched == 0 && self.counted == self.writes && failures == 0
     }
 }

@@ -34,13 +34,13 @@ impl Machine for Host<'_> {
 }
 
 /// Two regions of pages, aligned like the guest's.
-struct Memory {
+pub(super) struct Memory {
     _pages: Vec<Page>,
-    set: WorkingSet,
+    pub(super) set: WorkingSet,
 }
 
 impl Memory {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut pages = Vec::new();
         pages.resize_with(8 * 256, || {
             [const { core::sync::atomic::AtomicU64::new(0x77) }; 512]

@@ -18,11 +18,11 @@
 //! | honest, one for each device | rings and buffers of the driver that proves that the device works |
 //! | target, shared | buffers |
 
-use crate::memory::{PAGE_SIZE, WorkingSet};
+use crate::extent::Extent;
+use crate::memory::WorkingSet;
+use crate::virtio::queue::Places;
 use core::iter;
-use core::ops::Range;
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Release};
+use core::ops::{Deref, Range};
 use gmem_wire::layout::VIRTIO_DEVICES;
 
 /// Pages of the arena.
@@ -57,42 +57,30 @@ const _: () = assert!(NUMBERS + NUMBERS_SIZE <= TABLES);
 /// The arena.
 #[derive(Clone, Copy)]
 pub(super) struct Arena<'a> {
-    set: &'a WorkingSet,
     /// Number of its first page.
     pub(super) first: u64,
-    start: u64,
-    end: u64,
+    memory: Extent<'a>,
 }
 
-/// A queue's parts.
-#[derive(Clone, Copy)]
-pub(super) struct Places {
-    pub(super) table: u64,
-    pub(super) avail: u64,
-    pub(super) used: u64,
+impl<'a> Deref for Arena<'a> {
+    type Target = Extent<'a>;
+
+    fn deref(&self) -> &Extent<'a> {
+        &self.memory
+    }
 }
 
 impl<'a> Arena<'a> {
     /// The last pages of `set`; none if they are too few, or not in one piece.
     pub(super) fn new(set: &'a WorkingSet) -> Option<Self> {
         let first = set.pages().checked_sub(PAGES)?;
-        let (start, end) = (set.address(first), set.end());
-        (end - start == PAGES * PAGE_SIZE).then_some(Self {
-            set,
-            first,
-            start,
-            end,
-        })
-    }
-
-    /// Where the arena, and RAM, ends.
-    pub(super) fn end(&self) -> u64 {
-        self.end
+        let memory = Extent::new(set, first)?;
+        Some(Self { first, memory })
     }
 
     /// Queue `queue` in the tables of CPU `cpu`.
     pub(super) fn queue(&self, cpu: usize, queue: usize) -> Places {
-        let table = self.start + TABLES * cpu as u64 + QUEUE * queue as u64;
+        let table = self.start() + TABLES * cpu as u64 + QUEUE * queue as u64;
         Places {
             table,
             avail: table + AVAIL,
@@ -102,17 +90,17 @@ impl<'a> Arena<'a> {
 
     /// Indirect tables of CPU `cpu`.
     pub(super) fn indirect(&self, cpu: usize) -> u64 {
-        self.start + TABLES * cpu as u64 + INDIRECT
+        self.start() + TABLES * cpu as u64 + INDIRECT
     }
 
     /// Page numbers of CPU `cpu`.
     pub(super) fn numbers(&self, cpu: usize) -> u64 {
-        self.start + TABLES * cpu as u64 + NUMBERS
+        self.start() + TABLES * cpu as u64 + NUMBERS
     }
 
     /// Forgets the tables of CPU `cpu`. No device may use them.
     pub(super) fn clear_tables(&self, cpu: usize) {
-        let start = self.start + TABLES * cpu as u64;
+        let start = self.start() + TABLES * cpu as u64;
         self.clear(start..start + TABLES);
         self.empty_tables(cpu);
     }
@@ -140,73 +128,18 @@ impl<'a> Arena<'a> {
 
     /// The honest zone of device `device`.
     pub(super) fn honest(&self, device: usize) -> Range<u64> {
-        let start = self.start + TABLES * ATTACKERS as u64 + HONEST * device as u64;
+        let start = self.start() + TABLES * ATTACKERS as u64 + HONEST * device as u64;
         start..start + HONEST
     }
 
     /// The target zone.
     pub(super) fn target(&self) -> Range<u64> {
-        self.honest(VIRTIO_DEVICES).start..self.end
-    }
-
-    fn word(&self, address: u64) -> &'a AtomicU64 {
-        let offset = address - self.start;
-        let page = self.set.page(self.first + offset / PAGE_SIZE);
-        &page[(offset % PAGE_SIZE / 8) as usize]
-    }
-
-    pub(super) fn clear(&self, range: Range<u64>) {
-        for address in range.step_by(8) {
-            self.word(address).store(0, Release);
-        }
+        self.honest(VIRTIO_DEVICES).start..self.end()
     }
 
     /// A sum of all that may be in the target zone.
     pub(super) fn target_sum(&self) -> u64 {
         let words = self.target().step_by(8);
         words.fold(0, |sum: u64, at| sum.rotate_left(5) ^ self.get64(at))
-    }
-
-    /// Writes an aligned word.
-    pub(super) fn put64(&self, address: u64, value: u64) {
-        self.word(address).store(value, Release);
-    }
-
-    /// Reads an aligned word.
-    pub(super) fn get64(&self, address: u64) -> u64 {
-        self.word(address).load(Acquire)
-    }
-
-    /// Writes two bytes, aligned. The rest of their word must be this CPU's own.
-    pub(super) fn put16(&self, address: u64, value: u16) {
-        let shift = address % 8 * 8;
-        let word = self.word(address);
-        let rest = word.load(Acquire) & !(0xffff << shift);
-        word.store(rest | u64::from(value) << shift, Release);
-    }
-
-    /// Reads two bytes, aligned.
-    pub(super) fn get16(&self, address: u64) -> u16 {
-        (self.word(address).load(Acquire) >> (address % 8 * 8)) as u16
-    }
-
-    /// Reads four bytes, aligned.
-    pub(super) fn get32(&self, address: u64) -> u32 {
-        (self.word(address).load(Acquire) >> (address % 8 * 8)) as u32
-    }
-
-    /// Writes bytes. The rest of their words must be this CPU's own, or nobody's.
-    pub(super) fn put(&self, address: u64, bytes: &[u8]) {
-        for (at, byte) in (address..).zip(bytes) {
-            let word = self.word(at);
-            let shift = at % 8 * 8;
-            let rest = word.load(Acquire) & !(0xff << shift);
-            word.store(rest | u64::from(*byte) << shift, Release);
-        }
-    }
-
-    /// Reads a byte.
-    pub(super) fn get8(&self, address: u64) -> u8 {
-        (self.word(address).load(Acquire) >> (address % 8 * 8)) as u8
     }
 }

@@ -1,13 +1,14 @@
 //! One CPU's attacks on one device.
 
-use super::arena::{Arena, Places, QUEUE_SIZE, QUEUES};
-use super::driver::Fault;
+use super::arena::{Arena, QUEUE_SIZE, QUEUES};
 use super::kind::Kind;
-use super::registers::*;
 use super::score::Score;
 use super::{Crew, Machine};
 use crate::clock::cycles;
 use crate::math::random::Random;
+use crate::virtio::Fault;
+use crate::virtio::queue::Places;
+use crate::virtio::registers::*;
 use core::hint::spin_loop;
 use core::ops::Range;
 

@@ -3,8 +3,8 @@
 use super::Machine;
 use super::arena::ATTACKERS;
 use super::attack::Attack;
-use super::registers::*;
 use super::score::Score;
+use crate::virtio::registers::*;
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, Ordering};
 use gmem_wire::layout::{MMIO_START, VIRTIO_DEVICES};

@@ -1,12 +1,13 @@
 //! Chains of descriptors, and the addresses that they may name.
 
+use super::Machine;
 use super::attack::Attack;
 use super::kind::Kind;
-use super::{Machine, driver};
+use crate::virtio::queue;
 use gmem_wire::layout::{MMIO_END, MMIO_START, VIRTIO_START};
 
-pub(super) const NEXT: u16 = driver::NEXT;
-pub(super) const WRITE: u16 = driver::WRITE;
+pub(super) const NEXT: u16 = queue::NEXT;
+pub(super) const WRITE: u16 = queue::WRITE;
 pub(super) const INDIRECT: u16 = 4;
 /// Descriptors in one request, at most.
 pub(super) const MOST: usize = 8;

@@ -1,10 +1,12 @@
 //! A driver that follows the rules: it proves that a device works.
 
-use super::arena::{Arena, Places};
+use super::arena::{Arena, QUEUES};
 use super::kind::Kind;
-use super::registers::*;
 use super::{Crew, Machine};
 use crate::clock::cycles;
+use crate::virtio::queue::{Buffer, Places, Queue};
+use crate::virtio::registers::Registers;
+use crate::virtio::{self, Fault};
 use core::hint::spin_loop;
 
 /// Descriptors of each queue.
@@ -19,15 +21,6 @@ const GUARD: u64 = 0x6775_6172_6421_2121;
 /// How long a device may take for one request, microseconds.
 const LIMIT_US: u64 = 10_000_000;
 
-pub(super) const NEXT: u16 = 1;
-pub(super) const WRITE: u16 = 2;
-
-/// What is wrong with a device.
-pub(super) type Fault = &'static str;
-
-/// A buffer: address, bytes, and whether the device writes it.
-pub(super) type Buffer = (u64, u32, bool);
-
 /// The driver of one device.
 pub(super) struct Driver<'a, M> {
     pub(super) registers: Registers<'a, M>,
@@ -35,9 +28,7 @@ pub(super) struct Driver<'a, M> {
     pub(super) arena: Arena<'a>,
     limit: u64,
     zone: u64,
-    /// Requests offered to each queue, and answers taken from it.
-    offered: [u16; super::arena::QUEUES],
-    taken: [u16; super::arena::QUEUES],
+    queues: [Queue; QUEUES],
     /// Something that differs each time.
     pub(super) nonce: u64,
 }
@@ -49,14 +40,23 @@ impl<'a, M: Machine> Driver<'a, M> {
         registers: Registers<'a, M>,
         kind: Kind,
     ) -> Self {
+        let zone = arena.honest(registers.number).start;
+        let queue = |number: usize| {
+            let table = zone + RINGS * number as u64;
+            let places = Places {
+                table,
+                avail: table + AVAIL,
+                used: table + USED,
+            };
+            Queue::new(places, SIZE)
+        };
         Self {
-            zone: arena.honest(registers.number).start,
+            zone,
             limit: crew.frequency.cycles(LIMIT_US),
             registers,
             kind,
             arena,
-            offered: [0; super::arena::QUEUES],
-            taken: [0; super::arena::QUEUES],
+            queues: core::array::from_fn(queue),
             nonce: crew.plan.seed,
         }
     }
@@ -66,77 +66,24 @@ impl<'a, M: Machine> Driver<'a, M> {
         self.zone + BUFFERS + offset
     }
 
-    fn places(&self, queue: usize) -> Places {
-        let table = self.zone + RINGS * queue as u64;
-        Places {
-            table,
-            avail: table + AVAIL,
-            used: table + USED,
-        }
-    }
-
     /// Resets the device, agrees on `features` and version 1, and says that the driver is ready.
     pub(super) fn start(&mut self, features: u64) -> Result<(), Fault> {
-        let registers = &self.registers;
-        registers.reset();
-        if registers.status() != 0 {
-            return Err("a reset left something in the status");
-        }
-        self.arena.clear(self.arena.honest(registers.number));
-        registers.add_status(status::ACKNOWLEDGE);
-        registers.add_status(status::DRIVER);
-        registers.accept(registers.offered() & (features | VERSION_1));
-        if registers.add_status(status::FEATURES_OK) & status::FEATURES_OK == 0 {
-            return Err("the features on offer were refused");
-        }
-        for queue in 0..self.kind.queues() {
-            registers.write(QUEUE_SEL, queue as u32);
-            if registers.read(QUEUE_NUM_MAX) < SIZE.into() || registers.read(QUEUE_READY) != 0 {
-                return Err("a queue is not as a reset leaves it");
-            }
-            registers.write(QUEUE_NUM, SIZE.into());
-            let places = self.places(queue);
-            registers.place(places.table, places.avail, places.used);
-            registers.write(QUEUE_READY, 1);
-        }
-        self.offered.fill(0);
-        self.taken.fill(0);
-        let now = registers.add_status(status::DRIVER_OK);
-        if now & (status::DRIVER_OK | status::NEEDS_RESET) != status::DRIVER_OK {
-            return Err("a driver by the rules was not accepted");
-        }
-        Ok(())
+        // Before its memory is: it may still write there.
+        self.registers.reset();
+        self.arena.clear(self.arena.honest(self.registers.number));
+        let queues = &mut self.queues[..self.kind.queues()];
+        virtio::start(&self.registers, features, queues, &self.arena).map(drop)
     }
 
     /// Puts a request into `queue`, in descriptors from `slot` on.
     pub(super) fn offer(&mut self, queue: usize, slot: u16, buffers: &[Buffer]) {
-        let places = self.places(queue);
-        for (index, (address, len, writable)) in (slot..).zip(buffers) {
-            let last = usize::from(index - slot) + 1 == buffers.len();
-            let flags = u16::from(!last) * NEXT + u16::from(*writable) * WRITE;
-            let at = places.table + 16 * u64::from(index);
-            self.arena.put64(at, *address);
-            let rest = u64::from(*len) | u64::from(flags) << 32 | u64::from(index + 1) << 48;
-            self.arena.put64(at + 8, rest);
-        }
-        let offered = &mut self.offered[queue];
-        let head = places.avail + 4 + 2 * u64::from(*offered % SIZE);
-        self.arena.put16(head, slot);
-        *offered = offered.wrapping_add(1);
-        self.arena.put16(places.avail + 2, *offered);
+        self.queues[queue].offer(&self.arena, slot, buffers);
         self.registers.notify(queue as u32);
     }
 
     /// The next answer of `queue`, if it is there: head and bytes written.
     pub(super) fn answer(&mut self, queue: usize) -> Option<(u32, u32)> {
-        let places = self.places(queue);
-        let taken = &mut self.taken[queue];
-        if self.arena.get16(places.used + 2) == *taken {
-            return None;
-        }
-        let element = places.used + 4 + 8 * u64::from(*taken % SIZE);
-        *taken = taken.wrapping_add(1);
-        Some((self.arena.get32(element), self.arena.get32(element + 4)))
+        self.queues[queue].answer(&self.arena)
     }
 
     /// Waits until `found` finds something.

@@ -13,7 +13,6 @@ mod driver;
 mod kind;
 mod mutate;
 mod proof;
-mod registers;
 mod requests;
 mod rings;
 pub mod score;
@@ -25,13 +24,14 @@ use crate::math::permutation::Permutation;
 use crate::memory::{PAGE_SIZE, PAGE_WORDS};
 use crate::pattern::Pattern;
 use crate::plan::Target;
+use crate::virtio::Fault;
+use crate::virtio::registers::{DEVICE_ID, MAGIC, MAGIC_VALUE, Registers};
 use arena::{ATTACKERS, Arena};
 use attack::Attack;
 use core::ops::Range;
-use driver::{Driver, Fault};
+use driver::Driver;
 use gmem_wire::layout::{MMIO_START, VIRTIO_DEVICES};
 use kind::Kind;
-use registers::{DEVICE_ID, MAGIC, MAGIC_VALUE, Registers};
 use score::Failure;
 
 /// Pages that the workload cannot do without.

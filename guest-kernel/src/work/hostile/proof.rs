@@ -1,12 +1,14 @@
 //! One request by the rules for each kind of device, and what must come of it.
 
-use super::driver::{Driver, Fault};
+use super::Machine;
+use super::driver::Driver;
 use super::kind::Kind;
-use super::registers::CONFIG;
 use super::score::Score;
-use super::{Machine, driver::Buffer};
 use crate::math::random::mix;
 use crate::memory::PAGE_SIZE;
+use crate::virtio::Fault;
+use crate::virtio::queue::Buffer;
+use crate::virtio::registers::CONFIG;
 
 /// VIRTIO_BLK_F_RO.
 const READ_ONLY: u64 = 1 << 5;

@@ -1,0 +1,148 @@
+//! Which workloads there are, and what they are told.
+
+/// A workload with its own options.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(
+    missing_docs,
+    reason = "the fields are the options of the module's table"
+)]
+pub enum Workload {
+    /// `verify`
+    Verify { epochs: u64 },
+    /// `scan`
+    Scan,
+    /// `stride`, pages
+    Stride { stride: u64 },
+    /// `uniform`
+    Uniform,
+    /// `zipf`
+    Zipf { theta: f64 },
+    /// `hotscan`, percents
+    HotScan { hot: u64, hot_ops: u64 },
+    /// `phase`, percents and operations
+    Phase {
+        hot: u64,
+        hot_ops: u64,
+        phase_ops: Option<u64>,
+    },
+    /// `faults`
+    Faults { passes: u64 },
+    /// `hostile`
+    Hostile { rounds: u64, device: Target },
+    /// `gather`: bytes of a row, rows of a batch
+    Gather {
+        theta: f64,
+        row: u64,
+        batch: u64,
+        hints: bool,
+    },
+    /// `layers`
+    Layers {
+        layers: u64,
+        rows: u64,
+        epochs: u64,
+        hints: bool,
+    },
+    /// `kvcache`: bytes of a key, and which answers are checked
+    KvCache {
+        sequences: Option<u64>,
+        width: u64,
+        check: u64,
+        theta: f64,
+        hints: bool,
+    },
+    /// `pingpong`
+    PingPong,
+    /// `none`
+    None,
+    /// `spin`
+    Spin,
+    /// `wild`, an address
+    Wild { at: Option<u64> },
+    /// `triple`
+    Triple,
+    /// `hlt0`
+    Hlt0 { pages: Option<u64> },
+}
+
+/// Which devices `hostile` attacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of virtio's devices")]
+pub enum Target {
+    /// All that there are.
+    All,
+    Rng,
+    Blk,
+    Net,
+    Vsock,
+    Console,
+    Balloon,
+    Mem,
+}
+
+impl Target {
+    pub(super) const EVERY: [Self; 8] = [
+        Self::All,
+        Self::Rng,
+        Self::Blk,
+        Self::Net,
+        Self::Vsock,
+        Self::Console,
+        Self::Balloon,
+        Self::Mem,
+    ];
+
+    /// As the option names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Rng => "rng",
+            Self::Blk => "blk",
+            Self::Net => "net",
+            Self::Vsock => "vsock",
+            Self::Console => "console",
+            Self::Balloon => "balloon",
+            Self::Mem => "mem",
+        }
+    }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::EVERY.into_iter().find(|target| target.name() == name)
+    }
+}
+
+impl Workload {
+    /// Whether it needs an accelerator, and memory in one piece.
+    pub fn accelerated(&self) -> bool {
+        use Workload::*;
+        matches!(
+            self,
+            Gather { .. } | Layers { .. } | KvCache { .. } | PingPong
+        )
+    }
+
+    /// Whether accelerators are told what comes.
+    pub fn hints(&self) -> bool {
+        use Workload::*;
+        match *self {
+            Gather { hints, .. } | Layers { hints, .. } | KvCache { hints, .. } => hints,
+            _ => false,
+        }
+    }
+
+    /// Whether it increments counters in the pages.
+    pub fn counts_writes(&self) -> bool {
+        use Workload::*;
+        matches!(
+            self,
+            Scan | Stride { .. }
+                | Uniform
+                | Zipf { .. }
+                | HotScan { .. }
+                | Phase { .. }
+                | Faults { .. }
+                | Gather { .. }
+                | PingPong
+        )
+    }
+}
