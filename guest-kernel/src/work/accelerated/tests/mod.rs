@@ -2,6 +2,7 @@
 
 mod commands;
 mod device;
+mod door;
 mod finding;
 
 use super::super::result::{self, Context};
