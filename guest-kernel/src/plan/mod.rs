@@ -28,7 +28,7 @@
 //! | `layers` | `layers=8` `rows=2` `epochs=3` `hints=off` | accelerators multiply a few rows by weights, layer by layer; takes `seed=`, `working_set=` and `cpus=` |
 //! | `kvcache` | `sequences=` 1 MiB each `width=512` `check=1` `theta=0.99` `hints=off` | accelerators attend to sequences that grow by a token a step; takes `seed=`, `working_set=`, `cpus=`, `ops=` and `seconds=` |
 //! | `pingpong` | | vCPUs and accelerators add to words of the same memory: 4 MiB, unless `working_set=` says otherwise; takes `seed=`, `cpus=`, `ops=`, `seconds=` and `fault_threshold_us=` |
-//! | `hostile` | `device=all` `rounds=100` | drivers that follow no rule on every virtio device, or on those of one kind: `rng`, `blk`, `net`, `vsock`, `console`, `balloon`, `mem` |
+//! | `hostile` | `device=all` `rounds=100` | drivers that follow no rule on every virtio device, or on those of one kind: `rng`, `blk`, `net`, `vsock`, `console`, `balloon`, `mem`, `xpu`, `gmem` |
 //! | `none` | | nothing: a result at once |
 //! | `spin` | | error path: never ends |
 //! | `wild` | `at=` first 2 MiB after RAM, or 2 GiB | error path: writes where no RAM is |

@@ -133,7 +133,7 @@ impl<'a> Options<'a> {
     }
 
     pub(super) fn target(&self) -> Result<Target, PlanError<'a>> {
-        let expected = "rng, blk, net, vsock, console, balloon, mem or all";
+        let expected = "rng, blk, net, vsock, console, balloon, mem, xpu, gmem or all";
         let target = self.value("device", expected, Target::named)?;
         Ok(target.unwrap_or(Target::All))
     }

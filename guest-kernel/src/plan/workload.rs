@@ -78,10 +78,12 @@ pub enum Target {
     Console,
     Balloon,
     Mem,
+    Xpu,
+    Gmem,
 }
 
 impl Target {
-    pub(super) const EVERY: [Self; 8] = [
+    pub(super) const EVERY: [Self; 10] = [
         Self::All,
         Self::Rng,
         Self::Blk,
@@ -90,6 +92,8 @@ impl Target {
         Self::Console,
         Self::Balloon,
         Self::Mem,
+        Self::Xpu,
+        Self::Gmem,
     ];
 
     /// As the option names it.
@@ -103,6 +107,8 @@ impl Target {
             Self::Console => "console",
             Self::Balloon => "balloon",
             Self::Mem => "mem",
+            Self::Xpu => "xpu",
+            Self::Gmem => "gmem",
         }
     }
 

@@ -6,7 +6,7 @@
 //! - The arena is the *last* memory of the guest. An address in the target zone with any length whatsoever either ends in
 //!   the target zone, which is the arena's last part, or reaches beyond RAM, where a device must refuse it.
 //! - What devices read and *obey* lies before the target zone, and no device is told to write there: tables of
-//!   descriptors, and the page numbers that a balloon frees. What devices wrote is never obeyed.
+//!   descriptors, the page numbers that a balloon frees, and the commands of accelerators and of the memory system's door. What devices wrote is never obeyed.
 //! - What is obeyed is written once between two resets, over what stands for nothing: what a device sees of it while it is
 //!   being written is nothing, or the whole. Only descriptors of the target zone are changed under a device's eyes.
 //! - The exceptions are attacks: a used ring on top of a descriptor table makes addresses of what devices write. They
@@ -14,7 +14,7 @@
 //!
 //! | zone | what |
 //! |---|---|
-//! | tables, one for each CPU that attacks | per queue a descriptor table and rings; indirect tables; page numbers |
+//! | tables, one for each CPU that attacks | per queue a descriptor table and rings; indirect tables; page numbers, or commands |
 //! | honest, one for each device | rings and buffers of the driver that proves that the device works |
 //! | target, shared | buffers |
 
@@ -43,12 +43,12 @@ pub(super) const QUEUE_SIZE: u16 = 1024;
 const INDIRECT: u64 = QUEUE * QUEUES as u64;
 /// Bytes of indirect tables.
 pub(super) const INDIRECT_SIZE: u64 = 0x1_0000;
-/// Page numbers begin here, and nothing is behind them.
+/// Page numbers, or commands, begin here, and nothing is behind them.
 const NUMBERS: u64 = INDIRECT + INDIRECT_SIZE;
 /// Bytes of page numbers.
 pub(super) const NUMBERS_SIZE: u64 = 0x1_0000;
 /// An address without memory.
-const NOWHERE: u64 = 1 << 63;
+pub(super) const NOWHERE: u64 = 1 << 63;
 /// A device's honest zone.
 const HONEST: u64 = 0x1_0000;
 

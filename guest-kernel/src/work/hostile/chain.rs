@@ -2,7 +2,6 @@
 
 use super::Machine;
 use super::attack::Attack;
-use super::kind::Kind;
 use crate::virtio::queue;
 use gmem_wire::layout::{MMIO_END, MMIO_START, VIRTIO_START};
 
@@ -82,11 +81,11 @@ impl<M: Machine> Attack<'_, '_, M> {
         zone.start + offset / align * align
     }
 
-    /// Somewhere that a device may read: its bytes are obeyed, so for a balloon it is the list of pages alone.
+    /// Somewhere that a device may read: where its bytes are obeyed, it is the list of pages, or of commands, alone.
     pub(super) fn source(&mut self) -> u64 {
-        match self.kind {
-            Kind::Balloon => self.arena.numbers(self.cpu),
-            _ => self.target(1),
+        match self.kind.unit() {
+            Some(_) => self.arena.numbers(self.cpu),
+            None => self.target(1),
         }
     }
 

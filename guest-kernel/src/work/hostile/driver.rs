@@ -71,7 +71,7 @@ impl<'a, M: Machine> Driver<'a, M> {
         // Before its memory is: it may still write there.
         self.registers.reset();
         self.arena.clear(self.arena.honest(self.registers.number));
-        let queues = &mut self.queues[..self.kind.queues()];
+        let queues = &mut self.queues[..self.kind.queues_in_use()];
         virtio::start(&self.registers, features, queues, &self.arena).map(drop)
     }
 

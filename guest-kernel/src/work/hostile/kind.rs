@@ -12,6 +12,8 @@ pub(super) enum Kind {
     Balloon,
     Vsock,
     Mem,
+    Xpu,
+    Gmem,
 }
 
 impl Kind {
@@ -25,6 +27,8 @@ impl Kind {
             5 => Self::Balloon,
             19 => Self::Vsock,
             24 => Self::Mem,
+            gmem_wire::xpu::ID => Self::Xpu,
+            gmem_wire::gmem::ID => Self::Gmem,
             _ => return None,
         })
     }
@@ -38,21 +42,55 @@ impl Kind {
             Self::Balloon => "balloon",
             Self::Vsock => "vsock",
             Self::Mem => "mem",
+            Self::Xpu => "xpu",
+            Self::Gmem => "gmem",
         }
     }
 
-    /// How many queues it has.
+    /// How many queues it has, at most.
     pub(super) fn queues(self) -> usize {
         match self {
             Self::Blk | Self::Rng | Self::Mem => 1,
-            Self::Net | Self::Console => 2,
+            Self::Net | Self::Console | Self::Gmem => 2,
             Self::Vsock => 3,
+            Self::Xpu => 4,
             Self::Balloon => 5,
+        }
+    }
+
+    /// How many of them a driver by the rules uses, which the device has for certain.
+    pub(super) fn queues_in_use(self) -> usize {
+        match self {
+            Self::Xpu | Self::Gmem => 1,
+            _ => self.queues(),
+        }
+    }
+
+    /// Whether devices obey addresses that they read, and how long the pieces are that they read them in: whatever is done to
+    /// descriptors, they find whole ones.
+    pub(super) fn unit(self) -> Option<u32> {
+        match self {
+            Self::Balloon => Some(4),
+            Self::Xpu => Some(gmem_wire::xpu::REQUEST_SIZE as u32),
+            Self::Gmem => Some(gmem_wire::gmem::REQUEST_SIZE as u32),
+            _ => None,
         }
     }
 
     /// Whether `target` asks for devices of this kind.
     pub(super) fn is(self, target: Target) -> bool {
         target == Target::All || target.name() == self.name()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_that_are_obeyed_have_lengths_that_masks_can_cut() {
+        for kind in [Kind::Balloon, Kind::Xpu, Kind::Gmem] {
+            assert!(kind.unit().is_some_and(u32::is_power_of_two));
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! attacks meanwhile. All memory beside the [`arena`] has a pattern, which is checked piece by piece during the attacks,
 //! and whole in the end. The attacks are a function of the seed; what the devices find of them, while two CPUs race, is not.
 
+mod accel;
 mod arena;
 mod attack;
 mod blind;
@@ -286,3 +287,6 @@ fn check<M: Machine>(crew: &Crew<'_, M>, pages: Range<u64>, tally: &mut Tally) {
 fn pattern<M: Machine>(crew: &Crew<'_, M>, index: u64) -> Pattern {
     Pattern::new(crew.plan.fill, crew.plan.seed, crew.set.address(index), 0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,9 @@
 //! What is done to requests.
 
 use super::Machine;
-use super::arena::INDIRECT_SIZE;
+use super::arena::{INDIRECT_SIZE, NOWHERE, NUMBERS_SIZE};
 use super::attack::Attack;
 use super::chain::{Chain, Descriptor, INDIRECT, MOST, NEXT, WRITE};
-use super::kind::Kind;
 
 /// Kinds of mutations.
 const MUTATIONS: u64 = 14;
@@ -78,7 +77,7 @@ impl<M: Machine> Attack<'_, '_, M> {
         match flags & WRITE {
             0 => {
                 descriptor.address = source;
-                if self.kind == Kind::Balloon {
+                if self.kind.unit().is_some() {
                     descriptor.len %= 4096;
                 }
             }
@@ -177,15 +176,21 @@ impl<M: Machine> Attack<'_, '_, M> {
     /// Writes a descriptor.
     pub(super) fn put(&self, at: u64, descriptor: Descriptor) {
         let Descriptor {
-            address,
+            mut address,
             mut len,
             flags,
             next,
         } = descriptor;
-        if self.kind == Kind::Balloon && flags & (WRITE | INDIRECT) == 0 {
-            // The balloon reads a request's buffers as one. Behind one of another length, the numbers of pages would be
-            // made of two halves, and be those of any pages.
-            len &= !3;
+        if let Some(unit) = self.kind.unit()
+            && flags & (WRITE | INDIRECT) == 0
+        {
+            // Such a device reads a request's buffers as one. Behind one of another length, the numbers of pages, or the
+            // addresses in a command, would be made of two halves, and be any.
+            len &= !(unit - 1);
+            let numbers = self.arena.numbers(self.cpu);
+            if !(numbers..numbers + NUMBERS_SIZE).contains(&address) {
+                address |= NOWHERE;
+            }
         }
         self.arena.put64(at, address);
         let rest = u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48;

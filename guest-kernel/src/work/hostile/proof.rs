@@ -31,6 +31,7 @@ impl<M: Machine> Driver<'_, M> {
             Kind::Balloon => 1 << 1 | 1 << 3 | 1 << 5,
             // VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE, without which it takes no driver.
             Kind::Mem => 1 << 1,
+            Kind::Xpu => gmem_wire::xpu::feature::FAULTS,
             _ => 0,
         };
         self.start(features)?;
@@ -53,6 +54,8 @@ impl<M: Machine> Driver<'_, M> {
             Kind::Console => self.line(),
             Kind::Balloon => self.page(),
             Kind::Mem => self.blocks(),
+            Kind::Xpu => self.fill_and_add(),
+            Kind::Gmem => self.copy_and_free(),
         }
     }
 

@@ -40,6 +40,8 @@ impl<M: Machine> Attack<'_, '_, M> {
             (Kind::Vsock, _) => chain.push(self.target(4), 44 + 4096, true),
             (Kind::Balloon, queue) => self.balloon_request(queue, &mut chain),
             (Kind::Mem, _) => self.mem_request(&mut chain),
+            (Kind::Xpu, _) => self.command(&mut chain),
+            (Kind::Gmem, queue) => self.door_request(queue, &mut chain),
         }
         chain
     }

@@ -136,7 +136,7 @@ impl<M: Machine> Attack<'_, '_, M> {
     /// Changes descriptors that the device may be reading: only such that any mixture of old and new ones names the
     /// target zone, or no RAM.
     fn change_afterwards(&mut self, number: usize, slot: u16, chain: &mut Chain) {
-        if self.kind == Kind::Balloon {
+        if self.kind.unit().is_some() {
             return;
         }
         let target = self.arena.target();

@@ -14,6 +14,10 @@ pub(super) type Mood<'a> = &'a (dyn Fn(usize, u64, &xpu::Request) -> Verdict + S
 pub(super) const MEMORY: u64 = 1 << 20;
 /// The first accelerator's node.
 pub(super) const NODE: u32 = 3;
+/// To a virtio-gmem no node; those after it are full.
+pub(super) const ABSENT: u32 = 50;
+/// The most that it can be asked about at once.
+pub(super) const LARGEST: u64 = 1 << 20;
 const QUEUES: usize = 2;
 
 #[derive(Clone, Copy, Default)]
@@ -47,6 +51,8 @@ pub(super) struct Device<'a> {
     streams: usize,
     ram: Extent<'a>,
     mood: Mood<'a>,
+    /// What a virtio-gmem was asked.
+    pub(super) asked: Mutex<Vec<gmem::Request>>,
     state: Mutex<State>,
     bell: Condvar,
 }
@@ -66,6 +72,7 @@ impl<'a> Device<'a> {
             streams,
             ram,
             mood,
+            asked: Mutex::default(),
             state: Mutex::default(),
             bell: Condvar::new(),
         }
@@ -93,7 +100,7 @@ impl<'a> Device<'a> {
             (xpu::ID, config::MEMORY) => MEMORY as u32,
             (xpu::ID, config::GRANULE) => 4096,
             (xpu::ID, config::NODE) => NODE + self.number as u32,
-            (gmem::ID, door::LARGEST) => 1 << 20,
+            (gmem::ID, door::LARGEST) => LARGEST as u32,
             _ => 0,
         }
     }
@@ -206,6 +213,7 @@ impl<'a> Device<'a> {
     fn answer(&self, state: &mut State, request: Vec<u8>) -> Option<Vec<u8>> {
         if self.id == gmem::ID {
             let request = gmem::Request::from_bytes(request[..].try_into().unwrap());
+            self.asked.lock().unwrap().push(request);
             return Some(door(&request).to_bytes().to_vec());
         }
         let request = xpu::Request::from_bytes(request[..].try_into().unwrap()).unwrap();
@@ -230,6 +238,10 @@ fn door(request: &gmem::Request) -> gmem::Response {
         gmem::op::WHERE => [len / 4, 0, 0, 0],
         _ => [0; 4],
     };
-    let status = gmem::status::OK;
+    let status = match request.node {
+        ..ABSENT => gmem::status::OK,
+        ABSENT => gmem::status::INVALID,
+        _ => gmem::status::NO_MEMORY,
+    };
     gmem::Response { status, values }
 }

@@ -96,3 +96,18 @@ fn a_hint_that_finds_no_room_is_none_and_one_that_is_refused_is_a_failure() {
     );
     assert_eq!(refused["failures"], 1, "{refused}");
 }
+
+#[test]
+fn an_accelerator_that_cannot_be_driven_ends_the_workload() {
+    for (text, _) in RESULTS {
+        let equipment = Equipment {
+            streams: 0,
+            ..USUAL
+        };
+        let result = run(text, equipment, &obey);
+        assert_eq!(result["failures"], 2, "{result}");
+        assert_eq!(result["ops"], 0, "{result}");
+        let what = &result["first_failure"]["what"];
+        assert_eq!(what, "an accelerator without queues");
+    }
+}

@@ -2,6 +2,7 @@
 
 mod commands;
 mod device;
+mod door;
 mod finding;
 
 use super::super::result::{self, Context};
@@ -157,7 +158,7 @@ fn assert_right(result: &serde_json::Value, accelerators: usize) {
 #[test]
 fn accelerators_find_what_the_cpus_compute() {
     for text in ALL {
-        for (cpus, accelerators) in [(1, 1), (2, 1), (1, 2), (2, 2), (2, 3)] {
+        for (cpus, accelerators) in [(2, 1), (1, 2), (2, 3)] {
             let equipment = Equipment {
                 cpus,
                 accelerators,
