@@ -19,6 +19,9 @@ mod advice;
 mod attachment;
 mod pmap;
 
+pub use crate::engine::{Cause, Traffic};
+pub use crate::hnode::device::{Access, Reach};
+pub use crate::policy::Placement;
 pub use accelerator::Accelerator;
 pub use advice::{Advice, Advised};
 pub use attachment::{Attachment, CapError};

@@ -5,6 +5,8 @@ mod accelerators;
 mod capacity;
 mod failures;
 mod freeing;
+mod histories;
+mod placements;
 mod property;
 mod regressions;
 mod simulated;
