@@ -20,7 +20,9 @@ impl HostMemory for GuestRam {
     }
 
     fn atomic_add(&self, address: u64, value: u64) -> u64 {
-        let word = self.view().get_slice(GuestAddress(address), size_of::<u64>());
+        let word = self
+            .view()
+            .get_slice(GuestAddress(address), size_of::<u64>());
         let added = word.ok().and_then(|word| {
             let word = word.get_atomic_ref::<AtomicU64>(0).ok()?;
             Some(word.fetch_add(value, Ordering::SeqCst))
@@ -30,18 +32,4 @@ impl HostMemory for GuestRam {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_added_to_where_the_guest_has_them() {
-        let ram = GuestRam::new(4 << 20).unwrap();
-        GuestRam::write(&ram, 0x2008, &7u64.to_le_bytes()).unwrap();
-        assert_eq!(HostMemory::atomic_add(&ram, 0x2008, 5), 7);
-        let mut word = [0; 8];
-        HostMemory::read(&ram, 0x2008, &mut word);
-        assert_eq!(u64::from_le_bytes(word), 12);
-        // Beyond RAM there is nothing.
-        assert_eq!(HostMemory::atomic_add(&ram, 1 << 40, 5), 0);
-    }
-}
+mod tests;
