@@ -112,13 +112,18 @@ impl Attachment {
         self.share.usage()
     }
 
-    /// Limits how much of the accelerator's memory this address space may use, bytes. Refused below what it uses.
+    /// Limits how much of the accelerator's memory this address space may use, bytes. Copies make way for it; refused below
+    /// what else it uses.
     pub fn set_cap(&self, bytes: u64) -> Result<(), CapError> {
         let before = self
             .share
             .cap
             .swap(bytes / PAGE_SIZE as u64, Ordering::SeqCst);
-        let used = self.share.used.load(Ordering::SeqCst) * PAGE_SIZE as u64;
+        let used = || self.share.used.load(Ordering::SeqCst) * PAGE_SIZE as u64;
+        let excess = used().saturating_sub(bytes);
+        self.engine
+            .shed_copies(self.hnode, excess.div_ceil(PAGE_SIZE as u64));
+        let used = used();
         if used > bytes {
             self.share.cap.store(before, Ordering::SeqCst);
             return Err(CapError {

@@ -82,7 +82,7 @@ impl Engine {
             memory_bytes: self.memory_pages() * page,
             metadata_bytes: self.table.metadata_bytes()
                 + self.arena.metadata_bytes()
-                + self.sharing.metadata_bytes(),
+                + self.devices_metadata_bytes(),
             tiers: std::iter::once(host).chain(tiers).chain(devices).collect(),
             faults: self.stats.latency(),
             device_faults: self.stats.device_latency(),

@@ -1,4 +1,4 @@
-//! How much of each granule an accelerator accessed over the link lately, in bounded memory.
+//! How many bytes of each granule crossed an accelerator's link lately, in bounded memory.
 //!
 //! A count-min sketch: each granule has a counter in each of two rows, shared with others that fall on it; the lower of
 //! the two is at most too high. Once in a while all are halved, so that what was used long ago is forgotten.
@@ -13,7 +13,7 @@ const LINE: u64 = 64;
 /// hotter than others, and not only in their company.
 const CROWDED: u64 = 8;
 
-/// Bytes accessed lately, by granule.
+/// Bytes lately, by granule.
 #[derive(Debug)]
 pub struct Heat {
     rows: [Box<[AtomicU16]>; 2],
@@ -38,7 +38,14 @@ impl Heat {
         (2 * self.rows[0].len() * size_of::<AtomicU16>()) as u64
     }
 
-    /// Notes `bytes` of `granule`, which has `pages`; returns how many were accessed lately.
+    /// How many bytes of `granule` were noted lately.
+    pub fn of(&self, granule: u64) -> u64 {
+        let counters = self.counters(granule);
+        let counted = counters.map(|counter| counter.load(Ordering::Relaxed));
+        u64::from(counted[0].min(counted[1])) * LINE
+    }
+
+    /// Notes `bytes` of `granule`, which has `pages`; returns how many were noted lately.
     pub fn note(&self, granule: u64, pages: u64, bytes: u64) -> u64 {
         let lines = bytes.div_ceil(LINE).clamp(1, u64::from(u16::MAX)) as u16;
         let whole = pages * crate::page::PAGE_SIZE as u64 / LINE;

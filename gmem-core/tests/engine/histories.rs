@@ -18,10 +18,10 @@ fn page(n: u64) -> PageNo {
 }
 
 /// vCPUs and two accelerators add to the same pages, one reads them, pages are taken away and given back.
-fn storm(placement: Placement) {
+fn storm(placement: Placement, sim: fn(&str, u64, usize) -> Sim) {
     const ADDS: u64 = 3000;
     let bench = bench(512, 300, Unit::Page, vec![hbm(512)]);
-    let (npu, gpu) = (Sim::reaching("npu", 24, 1), Sim::reaching("gpu", 32, 16));
+    let (npu, gpu) = (sim("npu", 24, 1), sim("gpu", 32, 16));
     let (npu, gpu) = (npu.attach_adaptive(&bench), gpu.attach_adaptive(&bench));
     let pages = 48;
     for user in [&npu, &gpu] {
@@ -77,17 +77,18 @@ fn storm(placement: Placement) {
 
 #[test]
 fn no_update_is_lost_between_vcpus_and_two_accelerators() {
-    storm(Placement::FirstTouch);
+    storm(Placement::FirstTouch, Sim::new);
 }
 
 #[test]
 fn no_update_is_lost_where_pages_are_copied_and_reached_remotely() {
-    storm(Placement::Adaptive);
+    storm(Placement::Adaptive, Sim::new);
+    storm(Placement::Adaptive, Sim::reaching);
 }
 
 #[test]
 fn no_update_is_lost_where_all_reach_the_page_beneath_the_guest() {
-    storm(Placement::Remote);
+    storm(Placement::Remote, Sim::reaching);
 }
 
 #[derive(Clone, Debug)]

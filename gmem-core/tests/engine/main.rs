@@ -3,6 +3,7 @@
 mod accelerator;
 mod accelerators;
 mod capacity;
+mod copies;
 mod failures;
 mod freeing;
 mod histories;

@@ -1,10 +1,11 @@
 //! Out of an accelerator's memory: copies are dropped, its own pages go into host RAM, staged, to be passed on like
 //! others.
 
+use super::place::indices;
 use super::{Attached, DeviceError, Near};
 use crate::engine::reclaim::NoRoom;
 use crate::engine::{Engine, FaultError};
-use crate::page::{CLUSTER_PAGES, ClusterNo, Unit, bits, runs};
+use crate::page::{CLUSTER_PAGES, ClusterNo, PageNo, Unit, bits, runs};
 use crate::policy::Victims;
 use crate::stats::Site;
 use crate::table::{ClusterView, Entry, Flags, Frame, Pages, Place, State};
@@ -38,6 +39,62 @@ impl Engine {
             Sent { full: false, .. } => Ok(Near::NoRoom),
             Sent { full: true, .. } => Err(DeviceError::full(&*attached.device, pages)),
         }
+    }
+
+    /// Drops copies of up to `pages` pages, or a few more, that accelerator `hnode` has.
+    pub fn shed_copies(&self, hnode: u8, pages: u64) {
+        if pages > 0
+            && let Ok(attached) = self.attached(hnode)
+        {
+            let _passing = self.gate.pass();
+            self.drop_copies(hnode, &attached, pages, false);
+        }
+    }
+
+    /// Drops copies of at least `wanted` pages, if there are as many, in the order of the hand; returns how many.
+    pub(super) fn drop_copies(
+        &self,
+        hnode: u8,
+        attached: &Attached,
+        wanted: u64,
+        also_pinned: bool,
+    ) -> u64 {
+        let (clusters, granule) = (self.table.clusters(), attached.device.granule());
+        let ledger = &attached.ledger;
+        let mut dropped = 0;
+        // Two rounds: the first may only take marks away.
+        for _ in 0..=2 * clusters {
+            if dropped >= wanted || ledger.copies() == 0 {
+                break;
+            }
+            let hand = PageNo(ledger.copies_hand.load(Ordering::Relaxed));
+            let cluster = ClusterNo(ClusterNo::of(hand).0 % clusters);
+            let mut next = ClusterNo(cluster.0 + 1).page(0);
+            let copied = self.sharing.copied(cluster);
+            let mine = |index, entry: Entry| {
+                self.sharing.copy(cluster.page(index), hnode).is_some()
+                    && (also_pinned || !entry.flags().has(Flags::PINNED))
+            };
+            let ahead = !0 << ClusterNo::index(hand);
+            if copied & ahead != 0
+                && let Some(mut pages) = self.table.try_lock_pages(cluster, copied & ahead, mine)
+            {
+                for start in (0..CLUSTER_PAGES).step_by(granule) {
+                    let part = pages.mask() & bits(start, granule);
+                    if part == 0 || (!also_pinned && pardon(&mut pages, part)) {
+                        continue;
+                    }
+                    dropped += self.end_copies(cluster, part, hnode, attached) as u64;
+                    if dropped >= wanted {
+                        next = cluster.page(start).add(granule as u64);
+                        break;
+                    }
+                }
+            }
+            ledger.copies_hand.store(next.0, Ordering::Relaxed);
+        }
+        ledger.dropped.add(dropped);
+        dropped
     }
 
     /// Sends at least `wanted` pages of an accelerator's memory to host RAM, in the order of the hand, cluster by cluster.
@@ -147,4 +204,20 @@ impl Engine {
             attached.ledger.migrated_out.add_pages(pages);
         }
     }
+}
+
+/// Takes the mark of pages that are said to be needed away; false if none has it.
+fn pardon(pages: &mut Pages<'_>, mask: u64) -> bool {
+    let marked = |index: &usize| pages.entry(*index).flags().has(Flags::WILL_NEED);
+    if !indices(mask).any(|index| marked(&index)) {
+        return false;
+    }
+    for index in indices(mask) {
+        let entry = pages.entry(index);
+        pages.commit(
+            index,
+            entry.with_flags(entry.flags().without(Flags::WILL_NEED)),
+        );
+    }
+    true
 }

@@ -10,9 +10,8 @@ use super::{Attached, DeviceError, Near};
 use crate::engine::reclaim::NoRoom;
 use crate::engine::{Engine, FaultError};
 use crate::hnode::device::{Access, Reach};
-use crate::page::{CLUSTER_PAGES, ClusterNo, PageNo, Unit, bits, runs};
+use crate::page::{CLUSTER_PAGES, ClusterNo, PageNo, Unit, runs};
 use crate::table::{Flags, Frame, Guard, Pages, State};
-use std::sync::atomic::Ordering;
 
 /// A granule that an accelerator has already, and how it may reach it.
 pub(super) struct There {
@@ -92,6 +91,7 @@ impl Engine {
         taken.keep();
         attached.ledger.more_copies(count);
         attached.ledger.copied_in.add_pages(crossed);
+        attached.ledger.note_came(first, crossed);
         for index in indices(mask) {
             let near = Frame(frame.0 + (index - at) as u64);
             self.sharing.add_copy(cluster.page(index), hnode, near);
@@ -169,55 +169,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Drops copies of at least `wanted` pages, if there are as many, in the order of the hand; returns how many.
-    pub(super) fn drop_copies(
-        &self,
-        hnode: u8,
-        attached: &Attached,
-        wanted: u64,
-        also_pinned: bool,
-    ) -> u64 {
-        let (clusters, granule) = (self.table.clusters(), attached.device.granule());
-        let ledger = &attached.ledger;
-        let mut dropped = 0;
-        // Two rounds: the first may only take marks away.
-        for _ in 0..=2 * clusters {
-            if dropped >= wanted || ledger.copies() == 0 {
-                break;
-            }
-            let hand = PageNo(ledger.copies_hand.load(Ordering::Relaxed));
-            let cluster = ClusterNo(ClusterNo::of(hand).0 % clusters);
-            let mut next = ClusterNo(cluster.0 + 1).page(0);
-            let copied = self.sharing.copied(cluster);
-            let mine = |index, entry: crate::table::Entry| {
-                self.sharing.copy(cluster.page(index), hnode).is_some()
-                    && (also_pinned || !entry.flags().has(Flags::PINNED))
-            };
-            let ahead = !0 << ClusterNo::index(hand);
-            if copied & ahead != 0
-                && let Some(mut pages) = self.table.try_lock_pages(cluster, copied & ahead, mine)
-            {
-                for start in (0..CLUSTER_PAGES).step_by(granule) {
-                    let part = pages.mask() & bits(start, granule);
-                    if part == 0 || (!also_pinned && pardon(&mut pages, part)) {
-                        continue;
-                    }
-                    dropped += self.end_copies(cluster, part, hnode, attached) as u64;
-                    if dropped >= wanted {
-                        next = cluster.page(start).add(granule as u64);
-                        break;
-                    }
-                }
-            }
-            ledger.copies_hand.store(next.0, Ordering::Relaxed);
-        }
-        ledger.dropped.add(dropped);
-        dropped
-    }
-
     /// Ends an accelerator's copies of pages, whose entries the caller holds: it lets go, then their frames are free.
     /// Returns how many there were.
-    fn end_copies(&self, cluster: ClusterNo, mask: u64, hnode: u8, attached: &Attached) -> usize {
+    pub(super) fn end_copies(
+        &self,
+        cluster: ClusterNo,
+        mask: u64,
+        hnode: u8,
+        attached: &Attached,
+    ) -> usize {
         let mut frames = [Frame(0); CLUSTER_PAGES];
         let mut held = 0u64;
         for index in indices(mask & self.sharing.copied(cluster)) {
@@ -272,20 +232,4 @@ fn together(mask: u64, frame_of: impl Fn(usize) -> Option<Frame>) -> Option<Fram
     let first = frame_of(at)?;
     let follows = |index| frame_of(index) == Some(Frame(first.0 + (index - at) as u64));
     (first.0.is_multiple_of(count) && indices(mask).all(follows)).then_some(first)
-}
-
-/// Takes the mark of pages that are said to be needed away; false if none has it.
-fn pardon(pages: &mut Pages<'_>, mask: u64) -> bool {
-    let marked = |index: &usize| pages.entry(*index).flags().has(Flags::WILL_NEED);
-    if !indices(mask).any(|index| marked(&index)) {
-        return false;
-    }
-    for index in indices(mask) {
-        let entry = pages.entry(index);
-        pages.commit(
-            index,
-            entry.with_flags(entry.flags().without(Flags::WILL_NEED)),
-        );
-    }
-    true
 }

@@ -1,7 +1,7 @@
 //! What the engine knows of an accelerator in an address space.
 
 use crate::hnode::device::Device;
-use crate::page::PAGE_SIZE;
+use crate::page::{PAGE_SIZE, PageNo};
 use crate::policy::{Heat, Placement};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -56,7 +56,10 @@ pub(super) struct Ledger {
     pub(super) hand: AtomicU64,
     /// The page at which the next search for copies to drop begins.
     pub(super) copies_hand: AtomicU64,
+    /// Bytes accessed over the link.
     pub(super) heat: Heat,
+    /// Bytes that came into its memory.
+    moves: Heat,
     pub(super) migrated_in: Counter,
     pub(super) migrated_out: Counter,
     pub(super) copied_in: Counter,
@@ -67,15 +70,18 @@ pub(super) struct Ledger {
     /// Pages of which it has copies now.
     copies: AtomicU64,
     placement: AtomicU8,
+    granule: u64,
 }
 
 impl Ledger {
     pub(super) fn new(device: &dyn Device) -> Self {
-        let pages = device.usage().capacity_bytes / PAGE_SIZE as u64;
+        let granules = device.usage().capacity_bytes / (device.granule() * PAGE_SIZE) as u64;
         Self {
             hand: AtomicU64::default(),
             copies_hand: AtomicU64::default(),
-            heat: Heat::new(pages / device.granule() as u64),
+            heat: Heat::new(granules),
+            moves: Heat::new(granules),
+            granule: device.granule() as u64,
             migrated_in: Counter::default(),
             migrated_out: Counter::default(),
             copied_in: Counter::default(),
@@ -86,6 +92,24 @@ impl Ledger {
             copies: AtomicU64::default(),
             placement: AtomicU8::new(Placement::default() as u8),
         }
+    }
+
+    /// Notes that `pages` of the granule of `page` came over the link.
+    pub(super) fn note_came(&self, page: PageNo, pages: usize) {
+        if pages > 0 {
+            let bytes = (pages * PAGE_SIZE) as u64;
+            self.moves.note(page.0 / self.granule, self.granule, bytes);
+        }
+    }
+
+    /// How often the granule of `page` came over the link lately.
+    pub(super) fn came(&self, page: PageNo) -> u64 {
+        self.moves.of(page.0 / self.granule) / (self.granule * PAGE_SIZE as u64)
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        self.heat.metadata_bytes() + self.moves.metadata_bytes()
     }
 
     /// Pages of which it has copies.

@@ -205,6 +205,13 @@ impl Engine {
             .unwrap_or_default()
     }
 
+    /// Bytes that are kept about accelerators and what they reach.
+    pub(super) fn devices_metadata_bytes(&self) -> u64 {
+        let ledgers = self.all_attached().into_iter();
+        let ledgers = ledgers.map(|(_, attached)| attached.ledger.metadata_bytes());
+        ledgers.sum::<u64>() + self.sharing.metadata_bytes()
+    }
+
     /// The tier, or the accelerator's memory, that an entry's hnode number names.
     pub(super) fn tier(&self, hnode: u8) -> Holder<'_> {
         match self.tiers.get(usize::from(hnode) - 1) {

@@ -54,18 +54,15 @@ impl Engine {
             });
         }
         // Of copies that it has itself it becomes the owner: no bytes move.
-        let copied = self.copied_frames(cluster, mask, hnode);
-        let taken = match copied {
-            Some(_) => None,
+        let home = match self.copied_frames(cluster, mask, hnode) {
+            Some(frame) => Home::Copies(frame),
             None => {
                 self.collapse(first, count, None);
-                match Taken::take(device, count) {
-                    Some(taken) => Some(taken),
-                    None => {
-                        drop(pages);
-                        return self.make_room_in(hnode, attached, count);
-                    }
-                }
+                let Some(taken) = Taken::take(device, count) else {
+                    drop(pages);
+                    return self.make_room_in(hnode, attached, count);
+                };
+                Home::Taken(taken)
             }
         };
         if let Some(busy) = self.leave_guest(&mut pages, mask, device)? {
@@ -73,21 +70,21 @@ impl Engine {
         }
         self.collapse(first, count, Some(hnode));
         let _turning = self.turning.begin();
-        let (frame, crossed) = match (&taken, copied) {
-            (Some(taken), _) => (taken.frame, self.carry(&pages, at, taken)?),
-            (None, Some(frame)) => (frame, 0),
-            (None, None) => unreachable!("frames are taken unless they are there"),
+        let (frame, crossed) = match &home {
+            Home::Copies(frame) => (*frame, 0),
+            Home::Taken(taken) => (taken.frame, self.carry(&pages, at, taken)?),
         };
         let reach = Reach::Local {
             frame,
             writable: true,
         };
         device.map(first, reach)?;
-        match taken {
-            Some(taken) => taken.keep(),
-            None => self.own_copies(cluster, mask, hnode, attached),
+        match home {
+            Home::Copies(_) => self.own_copies(cluster, mask, hnode, attached),
+            Home::Taken(taken) => taken.keep(),
         }
         attached.ledger.migrated_in.add_pages(crossed);
+        attached.ledger.note_came(first, crossed);
         self.sharing.forget_copied(first, count);
         for i in 0..count {
             let entry = pages.entry(at + i);
@@ -264,6 +261,13 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The frames that a granule migrates to.
+enum Home<'a> {
+    /// They have copies of it.
+    Copies(Frame),
+    Taken(Taken<'a>),
 }
 
 /// Frames of an accelerator that no page has yet. Dropped, they are free again.

@@ -44,11 +44,15 @@ impl Engine {
             return Err(DeviceError::Pinned { page });
         }
         let device = &*attached.device;
+        let cluster = pages.cluster();
+        let first = cluster.page(mask.trailing_zeros() as usize);
         let wanted = Wanted {
             access,
             whereabouts: self.whereabouts(&pages, mask),
             pinned: indices(mask).any(|index| pinned(&index)),
             room: device.free_pages() >= u64::from(mask.count_ones()),
+            copied: self.copied_frames(cluster, mask, hnode).is_some(),
+            came: attached.ledger.came(first),
             reaches_host: device.reaches_host(),
             near: cause != Cause::Touch,
         };
@@ -88,7 +92,8 @@ impl Engine {
         }
         let pages = attached.device.granule() as u64;
         let granule = page.0 / pages;
-        if !is_hot(ledger.heat.note(granule, pages, bytes), pages) {
+        let noted = ledger.heat.note(granule, pages, bytes);
+        if !is_hot(noted, pages, ledger.came(page)) {
             return Ok(());
         }
         ledger.heat.forget(granule);
