@@ -1,48 +1,37 @@
 //! An accelerator as its driver knows it: attached to an address space, with streams of commands.
 //!
-//! This is all that an accelerator needs to take part in an address space besides its MMU functions
-//! (`hardware`): docs/porting.md goes through it line by line.
+//! Besides its MMU functions (`hardware`) this is all that an accelerator needs to take part in an address space, with the
+//! fault that `chunk` reports: the glue that docs/porting.md counts.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use gmem_core::accel::{Accelerator, Attachment};
+use gmem_core::accel::{Accelerator, Attachment, Placement};
 use gmem_core::engine::{AttachError, Engine};
 use gmem_core::hnode::link::Link;
 use gmem_core::hnode::local::LocalMemory;
-use gmem_core::page::PAGE_SIZE;
 
+use super::arch::Arch;
 use super::hardware::Hardware;
 use super::mmu::{Format, Gpu, Npu};
+use super::operand::HostMemory;
 use super::processor::Processor;
 use super::stream::Stream;
 
-/// A micro-architecture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arch {
-    /// Four levels of tables, granules of 4 KiB.
-    Npu,
-    /// Five levels, granules of 64 KiB.
-    Gpu,
-}
-
-impl Arch {
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Npu => Npu::NAME,
-            Self::Gpu => Gpu::NAME,
-        }
-    }
-
-    /// Bytes that come and go together.
-    pub fn granule(self) -> u64 {
-        let pages = match self {
-            Self::Npu => Npu::granule(),
-            Self::Gpu => Gpu::granule(),
-        };
-        pages * PAGE_SIZE as u64
-    }
+/// What an accelerator is to be.
+pub struct CardOptions {
+    /// Its micro-architecture.
+    pub arch: Arch,
+    /// Its name in reports.
+    pub name: String,
+    /// Its memory, bytes, page tables included.
+    pub memory: u64,
+    /// Its link to the host.
+    pub link: Link,
+    /// Execution units.
+    pub units: usize,
+    /// Where pages go that it touches.
+    pub placement: Placement,
 }
 
 /// Why an accelerator does not begin.
@@ -50,7 +39,7 @@ impl Arch {
 pub enum CardError {
     /// Its memory does not hold its page tables and a page.
     #[error(
-        "{name}: {memory} bytes of memory are too few: page tables for this guest take {tables}; give it more"
+        "{name} has {memory} bytes of memory, and page tables for this guest take {tables} of them; give it more"
     )]
     Memory {
         /// Its name.
@@ -71,64 +60,62 @@ pub enum CardError {
     NoUnit(String),
 }
 
+/// Starts a stream on a free execution unit, whatever its format; its queue holds so many commands.
+type Start = Box<dyn Fn(&Arc<Attachment>, usize) -> Option<io::Result<Stream>> + Send + Sync>;
+
 /// An accelerator to be attached to an address space.
 pub struct Card {
     arch: Arch,
-    units: usize,
     accelerator: Arc<Accelerator>,
-    processor: Box<dyn Units>,
+    placement: Placement,
+    start: Start,
     attachment: OnceLock<Arc<Attachment>>,
 }
 
-/// Its execution units, whatever its format.
-trait Units: Send + Sync {
-    fn stream(&self, attachment: &Arc<Attachment>, depth: usize) -> Option<io::Result<Stream>>;
-}
-
-impl<F: Format> Units for Arc<Hardware<F>> {
-    fn stream(&self, attachment: &Arc<Attachment>, depth: usize) -> Option<io::Result<Stream>> {
-        let processor = Processor::new(self, attachment)?;
-        Some(Stream::new(processor, depth))
-    }
-}
-
 impl Card {
-    /// An accelerator of `memory` bytes behind `link`, with `units` execution units, called `name`. Its page tables lie in
-    /// its own memory: as many as it takes to map guest-physical addresses below `top`.
+    /// An accelerator for guest-physical addresses below `top`, which reaches `host` in place. Its page tables lie in its
+    /// own memory.
     pub fn new(
-        arch: Arch,
-        name: String,
-        memory: u64,
-        link: Link,
-        units: usize,
+        options: CardOptions,
         top: u64,
+        host: Arc<dyn HostMemory>,
     ) -> Result<Self, CardError> {
-        let tables = tables(top);
-        let granule = arch.granule();
-        if memory < tables + granule {
+        let CardOptions { name, memory, .. } = &options;
+        let (name, memory) = (name.clone(), *memory);
+        let tables = options.arch.tables(top);
+        if memory < tables + options.arch.granule() {
             return Err(CardError::Memory {
                 name,
                 memory,
-                tables: tables + granule,
+                tables,
             });
         }
-        let local = LocalMemory::new(memory, tables, link);
-        let local = Arc::new(local.map_err(|error| CardError::Host(name.clone(), error))?);
-        Ok(match arch {
-            Arch::Npu => Self::of(arch, name, Hardware::<Npu>::new(local, units), units),
-            Arch::Gpu => Self::of(arch, name, Hardware::<Gpu>::new(local, units), units),
-        })
+        match options.arch {
+            Arch::Npu => Self::of::<Npu>(options, tables, host),
+            Arch::Gpu => Self::of::<Gpu>(options, tables, host),
+        }
+        .map_err(|error| CardError::Host(name, error))
     }
 
-    fn of<F: Format>(arch: Arch, name: String, hardware: Arc<Hardware<F>>, units: usize) -> Self {
-        let memory = Arc::clone(hardware.memory());
-        Self {
-            arch,
-            units,
-            accelerator: Accelerator::new(name, memory, Arc::clone(&hardware) as _),
-            processor: Box::new(hardware),
+    fn of<F: Format>(
+        options: CardOptions,
+        tables: u64,
+        host: Arc<dyn HostMemory>,
+    ) -> io::Result<Self> {
+        let memory = Arc::new(LocalMemory::new(options.memory, tables, options.link)?);
+        let hardware = Hardware::<F>::new(Arc::clone(&memory), options.units);
+        let pmap = Arc::clone(&hardware);
+        let start = move |attachment: &Arc<Attachment>, depth| {
+            let processor = Processor::new(&hardware, attachment)?;
+            Some(Stream::new(processor.with_host(Arc::clone(&host)), depth))
+        };
+        Ok(Self {
+            arch: options.arch,
+            accelerator: Accelerator::new(options.name, memory, pmap),
+            placement: options.placement,
+            start: Box::new(start),
             attachment: OnceLock::new(),
-        }
+        })
     }
 
     /// Lets it have pages of `engine`'s address space. Once.
@@ -136,6 +123,7 @@ impl Card {
         let attachment = self.accelerator.attach(engine);
         let attachment =
             attachment.map_err(|error| CardError::Attach(self.name().to_owned(), error))?;
+        attachment.set_placement(self.placement);
         // There is one caller.
         let _ = self.attachment.set(Arc::new(attachment));
         Ok(())
@@ -148,10 +136,11 @@ impl Card {
 
     /// A stream, in whose queue at most `depth` commands wait; there are as many as units.
     pub fn stream(&self, depth: usize) -> Result<Stream, CardError> {
-        let none = || CardError::NoUnit(self.name().to_owned());
-        let attachment = self.attachment.get().ok_or_else(none)?;
-        let stream = self.processor.stream(attachment, depth).ok_or_else(none)?;
-        stream.map_err(|error| CardError::Host(self.name().to_owned(), error))
+        let attachment = self.attachment.get();
+        let stream = attachment.and_then(|attachment| (self.start)(attachment, depth));
+        let name = || self.name().to_owned();
+        let stream = stream.ok_or_else(|| CardError::NoUnit(name()))?;
+        stream.map_err(|error| CardError::Host(name(), error))
     }
 
     /// Its name in reports.
@@ -164,20 +153,8 @@ impl Card {
         self.arch
     }
 
-    /// Its execution units.
-    pub fn units(&self) -> usize {
-        self.units
-    }
-
     /// Memory for pages, bytes.
     pub fn bytes(&self) -> u64 {
         self.accelerator.memory().bytes()
     }
-}
-
-/// Bytes of page tables that map addresses below `top`: in both formats a table of the last level covers 2 MiB, one of the
-/// level above at least 512 MiB, and there are few others.
-fn tables(top: u64) -> u64 {
-    const OTHERS: u64 = 16;
-    (top.div_ceil(2 << 20) + top.div_ceil(512 << 20) + OTHERS) * PAGE_SIZE as u64
 }

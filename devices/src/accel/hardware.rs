@@ -2,18 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use gmem_core::accel::{ContextId, Pmap};
+use gmem_core::accel::{ContextId, Pmap, Reach};
 use gmem_core::hnode::device::MapError;
 use gmem_core::hnode::local::LocalMemory as Hbm;
 use gmem_core::page::{PAGE_SIZE, PageNo, PageRange};
-use gmem_core::table::Frame;
 
 use super::mmu::{
-    Access, BadAddress, Format, LocalMemory, PageTable, Region, Rights, Shootdown, TableError,
-    Target, Tlb, Unit,
+    Access, Aperture, BadAddress, Format, LocalMemory, PageTable, Region, Rights, Shootdown,
+    TableError, Target, Tlb, Unit,
 };
+use super::operand::HostMemory;
 
 /// Sets and ways of a unit's TLB.
 const TLB: (usize, usize) = (64, 4);
@@ -43,6 +43,8 @@ pub(super) struct Context<F: Format> {
     shootdown: Arc<Shootdown>,
     /// Those that nobody has taken yet.
     units: Mutex<Vec<Unit>>,
+    /// The guest's memory, if its units may use that in place.
+    host: OnceLock<Arc<dyn HostMemory>>,
 }
 
 impl<F: Format> Hardware<F> {
@@ -90,6 +92,15 @@ impl<F: Format> Context<F> {
             .pop()
     }
 
+    /// Lets all units use the guest's memory in place, from now on. Said once.
+    pub(super) fn let_reach(&self, host: Arc<dyn HostMemory>) {
+        let _ = self.host.set(host);
+    }
+
+    pub(super) fn host(&self) -> Option<&dyn HostMemory> {
+        self.host.get().map(|host| &**host)
+    }
+
     fn forget(&self, range: PageRange) -> Result<bool, TableError> {
         let mut any = false;
         let retired = self.table.unmap(range, |_| any = true)?;
@@ -127,6 +138,7 @@ impl<F: Format> Pmap for Hardware<F> {
             table: table.map_err(refused::<F>)?,
             shootdown,
             units: Mutex::new(units),
+            host: OnceLock::new(),
         };
         let id = ContextId(self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         self.contexts().insert(id, Arc::new(context));
@@ -137,24 +149,43 @@ impl<F: Format> Pmap for Hardware<F> {
         self.contexts().remove(&id);
     }
 
-    fn map(&self, id: ContextId, page: PageNo, frame: Frame) -> Result<(), MapError> {
+    fn map(&self, id: ContextId, page: PageNo, reach: Reach) -> Result<(), MapError> {
         let context = self.known(id)?;
         let range = PageRange::new(page, F::granule());
-        let target = Target::local(frame.0 * PAGE_SIZE as u64);
-        let map = || context.table.map(range, target, Rights::Atomic);
-        let mapped = map().or_else(|error| match error {
-            TableError::Mapped(_)
-                if context
-                    .table
-                    .walk(page, Access::Read)
-                    .is_ok_and(|there| there.of(page) == target) =>
-            {
-                Ok(())
+        let (target, rights) = match reach {
+            Reach::Local { frame, writable } => {
+                let rights = if writable {
+                    Rights::Atomic
+                } else {
+                    Rights::Read
+                };
+                (Target::local(frame.0 * PAGE_SIZE as u64), rights)
             }
-            TableError::Mapped(_) => context.forget(range).and_then(|_| map()),
-            error => Err(error),
+            Reach::Host => {
+                let (aperture, address) = (Aperture::System, page.address());
+                (Target { aperture, address }, Rights::Atomic)
+            }
+        };
+        let map = || context.table.map(range, target, rights);
+        let mapped = map().or_else(|error| {
+            let TableError::Mapped(_) = error else {
+                return Err(error);
+            };
+            match context.table.walk(page, Access::Read) {
+                Ok(there) if there.of(page) == target && there.rights == rights => Ok(()),
+                // More rights: an old translation with fewer is walked for again.
+                Ok(there) if there.of(page) == target && there.rights < rights => {
+                    context.table.protect(range, rights)
+                }
+                _ => context.forget(range).and_then(|_| map()),
+            }
         });
         mapped.map_err(refused::<F>)
+    }
+
+    fn reaches_host(&self, id: ContextId) -> bool {
+        self.context(id)
+            .is_some_and(|context| context.host().is_some())
     }
 
     fn unmap(&self, id: ContextId, page: PageNo, pages: usize) {

@@ -6,22 +6,29 @@
 //! | `hardware` | an accelerator: memory, tables, units, and the MMU functions that its driver offers the engine |
 //! | `card` | the accelerator as its driver knows it: attached, with streams |
 //! | `command` | what an accelerator can be asked to do, and why it was not done |
-//! | `processor` | an execution unit at work: commands, fault and replay |
+//! | `processor` | an execution unit at work: commands |
+//! | `chunk` | their work a page at a time: fault and replay |
+//! | `operand` | where operands lie: in the accelerator's memory, or in the guest's, over the link |
 //! | `stream` | commands in their order, on a thread of the unit's own |
 //! | `tensor` | its matrix products and attention |
 //! | [`work`] | the arithmetic of commands; a crate of its own, because the bundled guest checks it |
 
+mod arch;
 mod card;
+mod chunk;
 mod command;
 mod hardware;
 pub mod mmu;
+mod operand;
 mod processor;
 mod stream;
 mod tensor;
 
-pub use card::{Arch, Card, CardError};
+pub use arch::Arch;
+pub use card::{Card, CardError, CardOptions};
 pub use command::{Command, CommandError, Element};
 pub use hardware::Hardware;
+pub use operand::HostMemory;
 pub use processor::Processor;
 pub use stream::{Stream, StreamFull};
 

@@ -1,37 +1,26 @@
-//! An execution unit at work: commands on guest-physical addresses, in chunks of a page, fault and replay.
+//! An execution unit at work: commands on guest-physical addresses.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use gmem_core::accel::Attachment;
 use gmem_core::hnode::local::LocalMemory as Hbm;
-use gmem_core::page::{PAGE_SIZE, PageNo};
+use gmem_core::page::PAGE_SIZE;
 
 use super::command::{Command, CommandError};
 use super::hardware::{Context, Hardware};
-use super::mmu::{Access, Format, Inside, Unit};
+use super::mmu::{Access, Format, Unit};
+use super::operand::HostMemory;
 use super::work::{self, Rows};
-
-/// How often a chunk is begun anew because its operands do not stay together: others want their room.
-const REPLAYS: usize = 10_000;
 
 /// An execution unit, in one address space.
 pub struct Processor<F: Format> {
-    unit: Unit,
-    context: Arc<Context<F>>,
-    memory: Arc<Hbm>,
-    attachment: Arc<Attachment>,
+    pub(super) unit: Unit,
+    pub(super) context: Arc<Context<F>>,
+    pub(super) memory: Arc<Hbm>,
+    pub(super) attachment: Arc<Attachment>,
     /// Set, the command under way ends at its next page.
-    stop: Arc<AtomicBool>,
-}
-
-/// A part of a page, as the unit sees it.
-#[derive(Clone, Copy)]
-struct Part {
-    page: PageNo,
-    /// Bytes from the page's start.
-    offset: usize,
-    access: Access,
+    pub(super) stop: Arc<AtomicBool>,
 }
 
 impl<F: Format> Processor<F> {
@@ -45,6 +34,12 @@ impl<F: Format> Processor<F> {
             attachment: Arc::clone(attachment),
             stop: Arc::default(),
         })
+    }
+
+    /// The same unit, which may use the guest's memory in place: it and all others of the accelerator in this address space.
+    pub fn with_host(self, host: Arc<dyn HostMemory>) -> Self {
+        self.context.let_reach(host);
+        self
     }
 
     /// Carries a command out. The answer is the old value of [`Command::AtomicAdd`], the sum of [`Command::Sum`], the bits of
@@ -75,7 +70,7 @@ impl<F: Format> Processor<F> {
                 check(at, 8, 8)?;
                 let mut old = 0;
                 self.chunks([(at, Access::Atomic)], 8, |memory, [at], _, _| {
-                    old = work::atomic_add(memory.word(at), value);
+                    old = memory.atomic_add(at, value);
                 })?;
                 return Ok(old);
             }
@@ -189,77 +184,6 @@ impl<F: Format> Processor<F> {
         }
         Ok(())
     }
-
-    /// Cuts operands of `len` bytes into chunks that lie in one page of each, and does `work` with where they lie in the
-    /// accelerator's memory, how many bytes were done before, and how many these are. Once for each chunk.
-    pub(super) fn chunks<const N: usize>(
-        &mut self,
-        operands: [(u64, Access); N],
-        len: u64,
-        mut work: impl FnMut(&Hbm, [usize; N], u64, usize),
-    ) -> Result<(), CommandError> {
-        let mut done = 0;
-        while done < len {
-            let parts = operands.map(|(start, access)| Part {
-                page: PageNo::of_address(start + done),
-                offset: ((start + done) % PAGE_SIZE as u64) as usize,
-                access,
-            });
-            let room = parts.iter().map(|part| PAGE_SIZE - part.offset).min();
-            let count = (len - done).min(room.unwrap_or(PAGE_SIZE) as u64) as usize;
-            self.chunk(&parts, |memory, at| work(memory, at, done, count))?;
-            done += count as u64;
-        }
-        Ok(())
-    }
-
-    /// Does `work` once with all parts in reach at the same time.
-    fn chunk<const N: usize>(
-        &mut self,
-        parts: &[Part; N],
-        work: impl FnOnce(&Hbm, [usize; N]),
-    ) -> Result<(), CommandError> {
-        for _ in 0..REPLAYS {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(CommandError::Stopped);
-            }
-            let missing = {
-                let mut inside = self.unit.enter();
-                let mut at = [0; N];
-                let mut missing = None;
-                for (part, at) in parts.iter().zip(&mut at) {
-                    match find::<F>(&mut inside, &self.memory, self.context.root(), part) {
-                        Some(found) => *at = found,
-                        None => {
-                            missing = Some(part.page);
-                            break;
-                        }
-                    }
-                }
-                let Some(page) = missing else {
-                    work(&self.memory, at);
-                    return Ok(());
-                };
-                page
-            };
-            // Outside: what brings the page may have to take others away.
-            self.attachment.fault(missing)?;
-        }
-        Err(CommandError::Thrashing(parts[0].page.address()))
-    }
-}
-
-/// Where a part lies in the accelerator's memory; `None` if it does not.
-fn find<F: Format>(
-    inside: &mut Inside<'_, AtomicU64>,
-    memory: &Hbm,
-    root: u64,
-    part: &Part,
-) -> Option<usize> {
-    let found = inside
-        .translate::<F>(memory, root, part.page, part.access)
-        .ok()?;
-    Some(found.of(part.page).address as usize + part.offset)
 }
 
 /// Checks that what is written does not overlap what is read.

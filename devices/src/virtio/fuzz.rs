@@ -13,7 +13,7 @@ use super::gmem::{Gmem, Node, NodeError, Nodes};
 use super::testing::{BUFFERS, BUFFERS_END, Bench, TestMemory};
 use super::xpu::{Accelerator, Done, Streams, StreamsError, Xpu, XpuConfig};
 use crate::accel::{Command, StreamFull};
-use gmem_core::accel::Advice;
+use gmem_core::accel::{Advice, Traffic};
 
 /// Bytes from one place where a buffer may begin to the next.
 const SPACING: u64 = 0x200;
@@ -110,6 +110,10 @@ struct Eager;
 impl Accelerator for Eager {
     fn node(&self) -> u32 {
         1
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
     }
 
     fn streams(&mut self) -> Result<Box<dyn Streams>, StreamsError> {

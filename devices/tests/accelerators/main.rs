@@ -4,6 +4,7 @@
 #[allow(dead_code, reason = "shared with the engine's tests")]
 mod simulated;
 
+mod placements;
 mod results;
 mod streams;
 

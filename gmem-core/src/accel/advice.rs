@@ -1,14 +1,18 @@
 //! Hints, by the names of GMEM's `hmadvise`.
 
 use super::Attachment;
-use crate::engine::DeviceError;
+use crate::engine::{Cause, DeviceError};
+use crate::hnode::device::Access;
 use crate::page::{PAGE_SIZE, PageNo, PageRange};
 
 /// What is said of a range of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
-    /// The accelerator will use it: it comes into its memory now. Rounded outward to pages.
+    /// The accelerator will use it: it comes into its memory now, as a copy where it is somebody's. Rounded outward to
+    /// pages.
     Prefetch,
+    /// It will be used: eviction passes it by once. Rounded outward to pages.
+    WillNeed,
     /// Nobody needs its bytes any more: it reads as zeros. Rounded inward to pages.
     DontNeed,
     /// It stays where it is, whoever else wants it: eviction passes it by. Rounded outward to pages.
@@ -52,12 +56,14 @@ impl Attachment {
             Advice::Prefetch => {
                 // One fault brings a whole granule.
                 let granule = self.granule();
-                for page in
-                    (range.start.0 / granule * granule..range.end().0).step_by(granule as usize)
-                {
-                    self.fault(PageNo(page))?;
+                let (first, end) = (range.start.0 / granule * granule, range.end().0);
+                for page in (first..end).step_by(granule as usize) {
+                    let cause = Cause::Advice;
+                    self.engine
+                        .device_fault(self.hnode, PageNo(page), Access::Read, cause)?;
                 }
             }
+            Advice::WillNeed => self.engine.set_will_need(range),
             Advice::DontNeed => self.engine.free(range).map(|_| ())?,
             Advice::Pinned | Advice::Unpinned => {
                 self.engine.set_pinned(range, advice == Advice::Pinned)?;

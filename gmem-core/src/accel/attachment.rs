@@ -2,12 +2,13 @@
 
 use super::{Accelerator, ContextId};
 use crate::bytes::Bytes;
-use crate::engine::{AttachError, DeviceError, Engine};
-use crate::hnode::device::{Device, MapError};
+use crate::engine::{AttachError, Cause, DeviceError, Engine, Traffic};
+use crate::hnode::device::{Access, Device, MapError, Reach};
 use crate::hnode::{
     Capabilities, Frame, Hnode, Kind, LatencyClass, LoadError, Owner, StoreError, Usage,
 };
 use crate::page::{PAGE_SIZE, PageNo, Unit};
+use crate::policy::Placement;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,10 +69,32 @@ impl Attachment {
         })
     }
 
-    /// Brings the page, with its granule, within the accelerator's reach. To be called from the accelerator's driver when
-    /// the accelerator has faulted, with nothing under way that an invalidation waits for.
-    pub fn fault(&self, page: PageNo) -> Result<(), DeviceError> {
-        self.engine.device_fault(self.hnode, page)
+    /// Brings the page, with its granule, within the accelerator's reach for `access`. To be called from the accelerator's
+    /// driver when the accelerator has faulted, with nothing under way that an invalidation waits for.
+    pub fn fault(&self, page: PageNo, access: Access) -> Result<(), DeviceError> {
+        self.engine
+            .device_fault(self.hnode, page, access, Cause::Touch)
+    }
+
+    /// Notes that the accelerator accessed `bytes` of the page beneath the guest, over the link. A page that turns out to
+    /// be hot comes into its memory. To be called as [`Attachment::fault`] is.
+    pub fn accessed_remotely(
+        &self,
+        page: PageNo,
+        access: Access,
+        bytes: u64,
+    ) -> Result<(), DeviceError> {
+        self.engine.device_accessed(self.hnode, page, access, bytes)
+    }
+
+    /// Says where pages go that the accelerator touches, from now on.
+    pub fn set_placement(&self, placement: Placement) {
+        self.engine.set_placement(self.hnode, placement);
+    }
+
+    /// What crossed the accelerator's link so far.
+    pub fn traffic(&self) -> Traffic {
+        self.engine.traffic(self.hnode)
     }
 
     /// The number of its memory among the nodes of the address space: 0 is host RAM, then come the tiers.
@@ -94,13 +117,18 @@ impl Attachment {
         self.share.usage()
     }
 
-    /// Limits how much of the accelerator's memory this address space may use, bytes. Refused below what it uses.
+    /// Limits how much of the accelerator's memory this address space may use, bytes. Copies make way for it; refused below
+    /// what else it uses.
     pub fn set_cap(&self, bytes: u64) -> Result<(), CapError> {
         let before = self
             .share
             .cap
             .swap(bytes / PAGE_SIZE as u64, Ordering::SeqCst);
-        let used = self.share.used.load(Ordering::SeqCst) * PAGE_SIZE as u64;
+        let used = || self.share.used.load(Ordering::SeqCst) * PAGE_SIZE as u64;
+        let excess = used().saturating_sub(bytes);
+        self.engine
+            .shed_copies(self.hnode, excess.div_ceil(PAGE_SIZE as u64));
+        let used = used();
         if used > bytes {
             self.share.cap.store(before, Ordering::SeqCst);
             return Err(CapError {
@@ -266,8 +294,12 @@ impl Device for Share {
         self.accelerator.memory().zero(frame, pages);
     }
 
-    fn map(&self, page: PageNo, frame: Frame) -> Result<(), MapError> {
-        self.accelerator.pmap().map(self.context, page, frame)
+    fn map(&self, page: PageNo, reach: Reach) -> Result<(), MapError> {
+        self.accelerator.pmap().map(self.context, page, reach)
+    }
+
+    fn reaches_host(&self) -> bool {
+        self.accelerator.pmap().reaches_host(self.context)
     }
 
     fn withdraw(&self, page: PageNo, pages: usize) {

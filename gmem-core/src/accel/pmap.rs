@@ -1,8 +1,7 @@
 //! An accelerator's page tables, as its driver offers them.
 
-use crate::hnode::device::MapError;
+use crate::hnode::device::{MapError, Reach};
 use crate::page::PageNo;
-use crate::table::Frame;
 
 /// Names one address space's page tables in an accelerator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,9 +18,17 @@ pub trait Pmap: Send + Sync {
     /// Frees page tables, in which nothing is mapped any more and which nobody walks.
     fn destroy(&self, context: ContextId);
 
-    /// Maps a granule from `page` on to the frames from `frame` on, readable and writable, in place of what is mapped there.
-    /// An accelerator that has faulted on it may try again when this returns.
-    fn map(&self, context: ContextId, page: PageNo, frame: Frame) -> Result<(), MapError>;
+    /// Maps a granule from `page` on, in place of what is mapped there: to frames of the accelerator's memory, or to the
+    /// guest's memory at its own guest-physical addresses. An accelerator that has faulted on it may try again when this
+    /// returns. Where rights are taken away, or the place changes, the old translation is invalidated as by
+    /// [`Pmap::unmap`].
+    fn map(&self, context: ContextId, page: PageNo, reach: Reach) -> Result<(), MapError>;
+
+    /// Whether the accelerator can use the guest's memory in place ([`Reach::Host`]) in this address space. One that
+    /// cannot gets every page into its own memory.
+    fn reaches_host(&self, _context: ContextId) -> bool {
+        false
+    }
 
     /// Unmaps every granule that has one of these pages, and invalidates what the accelerator has cached of them. On
     /// return it has acknowledged: no access through an old translation is under way or will begin. It must not

@@ -1,8 +1,9 @@
 //! Whether the table, the arena and the tiers agree.
 
+use super::fault::bit;
 use super::{Engine, Quiesced};
 use crate::hnode::Kind;
-use crate::page::PageRange;
+use crate::page::{ClusterNo, PageRange};
 use crate::table::{Place, State};
 use std::collections::HashSet;
 
@@ -49,6 +50,35 @@ impl Engine {
                 state => audit.contradictions.push(format!("{page}: {state:?}")),
             }
         }
+        let copies = self.sharing.copies();
+        for &(page, hnode, frame) in &copies {
+            let mut wrong = |what: &str| {
+                let what = format!("{page}: copied by hnode {hnode}, {what}");
+                audit.contradictions.push(what);
+            };
+            if self.sharing.copied(ClusterNo::of(page)) & bit(page) == 0 {
+                wrong("but not marked");
+            }
+            if !owners.insert(Place { hnode, frame }) {
+                wrong("in a frame that has another owner");
+            }
+            if matches!(self.table.peek(page).state(), State::Held(place) if self.is_device(place))
+            {
+                wrong("but an accelerator may write to it");
+            }
+        }
+        for (cluster, mask) in self.sharing.remote_clusters() {
+            for page in cluster.pages(mask) {
+                if self.table.peek(page).state() != State::Mapped {
+                    let what = format!("{page}: reached beneath the guest, and is not there");
+                    audit.contradictions.push(what);
+                }
+            }
+            if mask & self.sharing.copied(cluster) != 0 {
+                let what = format!("{cluster:?}: pages are copied and reached beneath the guest");
+                audit.contradictions.push(what);
+            }
+        }
         let held = std::mem::take(&mut audit.held);
         let mut expect = |what: &str, found: u64, expected: u64| {
             if found != expected {
@@ -65,7 +95,8 @@ impl Engine {
         }
         for (hnode, device) in self.attached_devices() {
             let pages = device.usage().pages;
-            expect(device.name(), pages, held[usize::from(hnode) - 1]);
+            let copies = copies.iter().filter(|(_, of, _)| *of == hnode).count() as u64;
+            expect(device.name(), pages, held[usize::from(hnode) - 1] + copies);
         }
         audit.held = held;
         audit

@@ -116,7 +116,9 @@ impl Engine {
                 page,
                 tier: tier.name().to_owned(),
                 source,
-            })
+            })?;
+        self.sent_out(place.hnode, into.len() / PAGE_SIZE);
+        Ok(())
     }
 
     /// Moves a block's frame beneath the guest, all of it or nothing.
@@ -132,7 +134,7 @@ impl Engine {
         };
         if moved.pages > 0 {
             // The microVM ends either way; what can be put back is.
-            self.mmu.unmap(start, slot, moved.pages);
+            self.leave(start, slot, moved.pages);
         }
         Err(error)
     }
@@ -177,7 +179,7 @@ impl Engine {
         block: &Block<'_>,
         empty: Empty<'a>,
     ) -> Result<Option<Frames<'a>>, FaultError> {
-        let moved = self.mmu.unmap(block.start(), empty.address(), BLOCK_PAGES);
+        let moved = self.leave(block.start(), empty.address(), BLOCK_PAGES);
         let Some(obstacle) = moved.stopped else {
             return Ok(empty.arrived(BLOCK_PAGES));
         };

@@ -74,13 +74,13 @@ impl Engine {
                 (ClusterNo::of(touched).page(first), end - first)
             }
         };
-        self.mmu.wake(first, pages);
+        self.beneath.wake(first, pages);
     }
 
     /// Wakes whoever waits for `page` if it is there, although bringing it failed: what came along did.
     pub(super) fn wake_if_there(&self, page: PageNo) {
         if self.table.peek(page).state() == State::Mapped {
-            self.mmu.wake(page, 1);
+            self.beneath.wake(page, 1);
         }
     }
 
@@ -93,9 +93,10 @@ impl Engine {
         let own = bit(touched);
         // What comes along must not make anybody wait for room; what is staged needs none.
         let roomy = 2 * u64::from(plan.count_ones()) <= self.arena.available();
-        pages.try_add(plan & !own, |_, entry| match entry.state() {
+        // What an accelerator uses is not taken from it unasked.
+        let copied = self.sharing.copied(pages.cluster());
+        pages.try_add(plan & !own & !copied, |_, entry| match entry.state() {
             State::Held(place) if place.hnode == Place::RAM => true,
-            // What an accelerator uses is not taken from it unasked.
             State::Held(place) if self.is_device(place) => false,
             State::Untouched | State::Held(_) => roomy,
             _ => false,
@@ -244,6 +245,7 @@ impl Engine {
                         source,
                     }
                 })?;
+            self.sent_out(hnode, together);
             done += together;
         }
         Ok(())
@@ -304,7 +306,7 @@ impl Engine {
         let mut attempt = 0;
         loop {
             let from = crate::mmu::HostAddress(slot.0 + done * PAGE_SIZE);
-            let moved = self.mmu.map(from, page.add(done as u64), pages - done);
+            let moved = self.enter(from, page.add(done as u64), pages - done);
             done += moved.pages;
             if moved.stopped != Some(Obstacle::Busy) || attempt == BUSY_ATTEMPTS {
                 return Moved {

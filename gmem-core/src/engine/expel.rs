@@ -120,9 +120,7 @@ impl Engine {
                 let Some(empty) = self.arena.take_empty(first + length - at) else {
                     return Ok(());
                 };
-                let moved = self
-                    .mmu
-                    .unmap(cluster.page(at), empty.address(), empty.pages());
+                let moved = self.leave(cluster.page(at), empty.address(), empty.pages());
                 if let Some(frames) = empty.arrived(moved.pages) {
                     self.staged.more(moved.pages);
                     self.stats.moved(Site::Host, Site::Staged, moved.pages);

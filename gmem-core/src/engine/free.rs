@@ -239,6 +239,13 @@ impl Engine {
     /// is no slot for them at this moment.
     fn free_held(&self, mut pages: Pages<'_>, freed: &mut Freed) -> Result<u64, FaultError> {
         let _turning = self.turning.begin();
+        for (first, length) in runs(pages.mask()) {
+            for index in first..first + length {
+                if !pages.entry(index).flags().has(Flags::PINNED) {
+                    self.collapse(pages.cluster().page(index), 1, None);
+                }
+            }
+        }
         let mut busy = 0;
         while let Some((at, length)) = runs(pages.mask()).next() {
             let entry = pages.entry(at);
@@ -303,7 +310,7 @@ impl Engine {
             return Ok((0, bits(at, most)));
         };
         let start = pages.cluster().page(at);
-        let moved = self.mmu.unmap(start, empty.address(), empty.pages());
+        let moved = self.leave(start, empty.address(), empty.pages());
         if let Some(frames) = empty.arrived(moved.pages) {
             self.freed_frames(pages, at, Site::Host, frames);
         }

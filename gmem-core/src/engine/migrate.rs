@@ -5,7 +5,7 @@ use super::{Engine, FaultError, Outcome};
 use crate::page::{BLOCK_PAGES, ClusterNo, PageNo, PageRange};
 use crate::policy::Victims;
 use crate::stats::Site;
-use crate::table::{ClusterView, Flags, Guard, State};
+use crate::table::{ClusterView, Entry, Flags, Guard, State};
 
 /// Where pages are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,5 +163,26 @@ impl Engine {
             );
         }
         Ok(())
+    }
+
+    /// Marks pages that hold something so that eviction passes them by once; a touch takes the mark away.
+    pub fn set_will_need(&self, range: PageRange) {
+        let _passing = self.gate.pass();
+        for page in range.iter().filter(|page| self.is_ram(*page)) {
+            let marked = |entry: Entry| match entry.state() {
+                State::Untouched => entry,
+                _ => entry.with_flags(entry.flags().with(Flags::WILL_NEED)),
+            };
+            match self.table.lock(page) {
+                Guard::Pages(mut pages) => {
+                    let index = ClusterNo::index(page);
+                    pages.commit(index, marked(pages.entry(index)));
+                }
+                Guard::Block(block) => {
+                    let entry = marked(block.entry());
+                    block.commit(entry);
+                }
+            }
+        }
     }
 }

@@ -13,7 +13,8 @@
 //! | `expel` | pages out of the guest's reach into the arena: *staged* |
 //! | `pass_on` | staged pages into the first tier that has room |
 //! | `demote` | pages of a tier that fills into those below it |
-//! | `device` | pages into an accelerator's own memory, and out of it |
+//! | `beneath` | nothing by itself: the way in and out beneath the guest, with accelerators told first |
+//! | `device` | pages into an accelerator's own memory or within its reach, and out of it |
 //! | `free` | pages that the guest gives back, nowhere |
 //! | `reclaim` | decides when, by watermarks |
 //!
@@ -25,6 +26,7 @@
 //! - Nobody waits for an entry's lock while holding another. A fault waits for its own page only.
 
 mod audit;
+mod beneath;
 mod block;
 mod bring;
 mod demote;
@@ -43,7 +45,7 @@ mod waiting;
 mod whereabouts;
 
 pub use audit::Audit;
-pub use device::{AttachError, DeviceError};
+pub use device::{AttachError, Cause, DeviceError, Traffic};
 pub use fault::{FaultError, Faults, Outcome};
 pub use free::{FreeError, Freed};
 pub use gate::Quiesced;
@@ -136,7 +138,8 @@ pub struct Engine {
     arena: Arena,
     tiers: Vec<Box<dyn Hnode>>,
     devices: device::Devices,
-    mmu: Arc<dyn Mmu>,
+    beneath: beneath::Beneath,
+    sharing: device::Sharing,
     eviction: Box<dyn Eviction>,
     staged: expel::Staged,
     waiting: waiting::Waiting,
@@ -181,7 +184,8 @@ impl Engine {
             arena,
             tiers,
             devices: device::Devices::default(),
-            mmu,
+            beneath: beneath::Beneath::new(mmu),
+            sharing: device::Sharing::default(),
             overcommit,
         };
         engine.check_sizes(engine.arena.cap(), unplugged)?;

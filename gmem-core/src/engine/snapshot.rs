@@ -80,7 +80,9 @@ impl Engine {
         let devices = devices.iter().map(|(_, device)| of(&**device));
         Snapshot {
             memory_bytes: self.memory_pages() * page,
-            metadata_bytes: self.table.metadata_bytes() + self.arena.metadata_bytes(),
+            metadata_bytes: self.table.metadata_bytes()
+                + self.arena.metadata_bytes()
+                + self.devices_metadata_bytes(),
             tiers: std::iter::once(host).chain(tiers).chain(devices).collect(),
             faults: self.stats.latency(),
             device_faults: self.stats.device_latency(),

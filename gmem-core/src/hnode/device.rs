@@ -17,6 +17,29 @@ pub enum MapError {
     Gone(String, String),
 }
 
+/// What an accelerator does to a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads.
+    Read,
+    /// Writes, or reads and writes, at once or not.
+    Write,
+}
+
+/// Where an accelerator finds a granule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// In its own memory.
+    Local {
+        /// The first page's frame; the others follow it.
+        frame: Frame,
+        /// It may write there: nobody else has the bytes.
+        writable: bool,
+    },
+    /// Beneath the guest, each page at its guest-physical address, to be read and written over the link.
+    Host,
+}
+
 /// An accelerator in one address space, as the engine sees it: frames, and page tables that name them.
 ///
 /// All methods may be called from any thread. The engine holds the locks of the pages that it names.
@@ -34,8 +57,13 @@ pub trait Device: Hnode {
     /// Fills `pages` such frames with zeros.
     fn zero(&self, frame: Frame, pages: usize);
 
-    /// Lets the accelerator reach a granule, from `page` on, in the frames from `frame` on.
-    fn map(&self, page: PageNo, frame: Frame) -> Result<(), MapError>;
+    /// Lets the accelerator reach a granule, from `page` on, there and no longer where it did before.
+    fn map(&self, page: PageNo, reach: Reach) -> Result<(), MapError>;
+
+    /// Whether it can reach pages beneath the guest ([`Reach::Host`]).
+    fn reaches_host(&self) -> bool {
+        false
+    }
 
     /// Takes pages out of the accelerator's reach, in whole granules if it must. On return it has acknowledged: it
     /// reads and writes them no more until they are mapped again. Pages that are not mapped are none of its business.

@@ -95,6 +95,12 @@ impl LocalMemory {
         self.link.transfer(start, frames.len() * PAGE_SIZE);
     }
 
+    /// Waits for as long as `bytes` of the guest's memory that the accelerator accessed in place, from `start` on, take on
+    /// the link. They share it with pages that come and leave.
+    pub fn cross(&self, start: Instant, bytes: usize) {
+        self.link.transfer(start, bytes);
+    }
+
     /// Fills with zeros, as the accelerator itself does: nothing crosses the link.
     pub fn zero(&self, frame: Frame, pages: usize) {
         for page in 0..pages {

@@ -69,4 +69,19 @@ pub trait Mmu: Send + Sync {
 
     /// Wakes whoever waits for these pages; they try again.
     fn wake(&self, page: PageNo, pages: usize);
+
+    /// Lets nobody write to `pages` consecutive guest pages, all of them there: who tries waits, and is reported to
+    /// [`Engine::write_fault`](crate::engine::Engine::write_fault). On return no write is under way. A page that leaves
+    /// takes no protection along. False if it cannot be done; some may be protected then.
+    fn protect(&self, _page: PageNo, _pages: usize) -> bool {
+        false
+    }
+
+    /// Lets everybody write again; who waits sleeps on until [`Mmu::wake`].
+    fn unprotect(&self, _page: PageNo, _pages: usize) {}
+
+    /// Copies pages that are there, and protected, into `into`, whole pages. False if it cannot be done.
+    fn read(&self, _page: PageNo, _into: &mut [u8]) -> bool {
+        false
+    }
 }

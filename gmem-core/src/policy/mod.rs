@@ -1,9 +1,13 @@
-//! Who leaves, and who comes along: decisions only, no mechanism.
+//! Who leaves, who comes along, and where accelerators find what they touch: decisions only, no mechanism.
 
 pub mod clock;
+pub mod heat;
+pub mod placement;
 pub mod streams;
 
 pub use clock::Clock;
+pub use heat::Heat;
+pub use placement::{Choice, Placement, Wanted, Whereabouts};
 pub use streams::Streams;
 
 use crate::page::{ClusterNo, PageNo};

@@ -1,15 +1,11 @@
 //! Accelerators and vCPUs in one address space. Each test of a gap of GMEM is named after what it does not do there.
 
 use crate::accelerator::{Sim, User};
-use crate::simulated::{Bench, Flaky, Fuse, bench, bench_with, hbm, zip};
+use crate::simulated::{Bench, bench, bench_with, hbm, zip};
 use crate::{touch, verify_all, write_all};
 use gmem_core::accel::Advice;
-use gmem_core::engine::{AttachError, Destination, DeviceError, Outcome};
+use gmem_core::engine::{AttachError, DeviceError, Outcome};
 use gmem_core::page::{PageNo, PageRange, Unit};
-use proptest::prelude::*;
-use std::collections::HashMap;
-use std::thread;
-use std::time::Instant;
 
 fn page(n: u64) -> PageNo {
     PageNo(n)
@@ -19,7 +15,7 @@ fn page(n: u64) -> PageNo {
 fn a_page_is_where_it_was_touched_last_with_what_was_written_last() {
     let bench = bench(512, 256, Unit::Page, vec![hbm(512)]);
     let (npu, gpu) = (Sim::new("npu", 64, 1), Sim::new("gpu", 64, 16));
-    let (npu, gpu) = (npu.attach(&bench.engine), gpu.attach(&bench.engine));
+    let (npu, gpu) = (npu.attach(&bench), gpu.attach(&bench));
     for round in 0..20 {
         let word = |who: u64| 1000 * (round + 1) + who;
         npu.write(page(100), word(1)).unwrap();
@@ -37,7 +33,7 @@ fn a_page_is_where_it_was_touched_last_with_what_was_written_last() {
 #[test]
 fn what_nobody_has_written_reads_as_zeros_on_every_accelerator() {
     let bench = bench(512, 256, Unit::Page, vec![hbm(512)]);
-    let gpu = Sim::new("gpu", 32, 16).attach(&bench.engine);
+    let gpu = Sim::new("gpu", 32, 16).attach(&bench);
     // Twice what it holds, so that frames are used again.
     for n in 0..64 {
         assert_eq!(gpu.read(page(n)).unwrap(), 0);
@@ -53,7 +49,7 @@ fn what_nobody_has_written_reads_as_zeros_on_every_accelerator() {
 fn what_does_not_fit_accelerator_and_host_goes_beyond_both() {
     // Accelerator 64, host 256 and compressed memory: together 1024 pages.
     let bench = bench(1024, 256, Unit::Page, vec![zip(2 << 20), hbm(1024)]);
-    let npu = Sim::new("npu", 64, 1).attach(&bench.engine);
+    let npu = Sim::new("npu", 64, 1).attach(&bench);
     for n in 0..1024 {
         npu.write(page(n), n + 100).unwrap();
     }
@@ -70,7 +66,7 @@ fn what_does_not_fit_accelerator_and_host_goes_beyond_both() {
 fn running_out_everywhere_is_an_error_and_loses_nothing() {
     // Overcommitted: 400 pages on 256 of host RAM and 64 of the accelerator's.
     let bench = bench_with(400, 256, Unit::Page, vec![], true).unwrap();
-    let npu = Sim::new("npu", 64, 1).attach(&bench.engine);
+    let npu = Sim::new("npu", 64, 1).attach(&bench);
     let mut written = 0;
     let error = loop {
         match npu.write(page(written), written + 100) {
@@ -95,7 +91,7 @@ fn running_out_everywhere_is_an_error_and_loses_nothing() {
 fn a_device_that_is_detached_gives_everything_back() {
     let bench = bench(512, 256, Unit::Page, vec![hbm(512)]);
     let sim = Sim::new("npu", 128, 1);
-    let npu = sim.attach(&bench.engine);
+    let npu = sim.attach(&bench);
     for n in 0..100 {
         npu.write(page(n), n + 100).unwrap();
     }
@@ -107,7 +103,7 @@ fn a_device_that_is_detached_gives_everything_back() {
     bench.audit();
     // Its place is free for another.
     for _ in 0..40 {
-        let again = sim.attach(&bench.engine);
+        let again = sim.attach(&bench);
         again.write(page(7), 7).unwrap();
     }
 }
@@ -115,7 +111,7 @@ fn a_device_that_is_detached_gives_everything_back() {
 #[test]
 fn a_device_that_cannot_be_detached_says_so_and_stays() {
     let bench = bench_with(400, 256, Unit::Page, vec![], true).unwrap();
-    let npu = Sim::new("npu", 128, 1).attach(&bench.engine);
+    let npu = Sim::new("npu", 128, 1).attach(&bench);
     // The host is full, so there is no way back.
     for n in 0..128 {
         npu.write(page(n), n + 100).unwrap();
@@ -138,7 +134,7 @@ fn a_device_that_cannot_be_detached_says_so_and_stays() {
 fn more_hnodes_than_an_entry_can_name_are_refused() {
     let bench = bench(512, 256, Unit::Page, vec![hbm(512)]);
     let sim = Sim::new("npu", 16, 1);
-    let users: Vec<User> = (0..14).map(|_| sim.attach(&bench.engine)).collect();
+    let users: Vec<User> = (0..14).map(|_| sim.attach(&bench)).collect();
     let refused = sim.accelerator.attach(&bench.engine);
     assert!(
         matches!(refused, Err(AttachError::TooMany(16))),
@@ -155,10 +151,7 @@ fn one_accelerator_serves_several_address_spaces_within_their_caps() {
         .map(|_| bench(512, 256, Unit::Page, vec![hbm(512)]))
         .collect();
     let sim = Sim::new("npu", 96, 1);
-    let users: Vec<User> = spaces
-        .iter()
-        .map(|space| sim.attach(&space.engine))
-        .collect();
+    let users: Vec<User> = spaces.iter().map(|space| sim.attach(space)).collect();
     for user in &users {
         user.attachment.set_cap(32 << 12).unwrap();
     }
@@ -185,7 +178,7 @@ fn a_device_map_that_fails_after_the_cpu_unmap_loses_nothing() {
     let bench = bench(512, 256, Unit::Page, vec![hbm(512)]);
     write_all(&bench, 64, |n| n + 100);
     let sim = Sim::new("gpu", 64, 16);
-    let gpu = sim.attach(&bench.engine);
+    let gpu = sim.attach(&bench);
     for after in 0..4 {
         sim.tables.map_fuse.fail_after(after);
         for n in [0, 17, 34, 51] {
@@ -205,7 +198,7 @@ fn a_device_map_that_fails_after_the_cpu_unmap_loses_nothing() {
 #[test]
 fn a_cpu_touch_of_a_page_that_was_pinned_on_a_device_gets_it() {
     let bench = bench(512, 256, Unit::Page, vec![hbm(512)]);
-    let npu = Sim::new("npu", 16, 1).attach(&bench.engine);
+    let npu = Sim::new("npu", 16, 1).attach(&bench);
     npu.write(page(5), 55).unwrap();
     npu.attachment.advise(5 << 12, 1, Advice::Pinned).unwrap();
     // Eviction passes it by, whatever else comes.
@@ -224,7 +217,7 @@ fn a_cpu_touch_of_a_page_that_was_pinned_on_a_device_gets_it() {
 #[test]
 fn prefetch_is_rounded_outward_and_dont_need_inward() {
     let bench = bench(512, 256, Unit::Page, vec![hbm(512)]);
-    let npu = Sim::new("npu", 64, 1).attach(&bench.engine);
+    let npu = Sim::new("npu", 64, 1).attach(&bench);
     write_all(&bench, 16, |n| n + 100);
     let advise = |address, len, advice| npu.attachment.advise(address, len, advice).unwrap().pages;
     assert_eq!(advise(0x1800, 0x1000, Advice::Prefetch), 2);
@@ -244,7 +237,7 @@ fn prefetch_is_rounded_outward_and_dont_need_inward() {
 fn pages_beneath_a_guest_that_uses_blocks_come_to_an_accelerator_one_by_one() {
     let bench = bench(8 * 512, 4 * 512, Unit::Block, vec![hbm(8 * 512)]);
     write_all(&bench, 8 * 512, |n| n + 100);
-    let gpu = Sim::new("gpu", 128, 16).attach(&bench.engine);
+    let gpu = Sim::new("gpu", 128, 16).attach(&bench);
     for n in (0..8 * 512).step_by(100) {
         assert_eq!(gpu.read(page(n)).unwrap(), n + 100);
         gpu.write(page(n), n + 5000).unwrap();
@@ -257,144 +250,4 @@ fn pages_beneath_a_guest_that_uses_blocks_come_to_an_accelerator_one_by_one() {
             n + 100
         }
     });
-}
-
-#[test]
-fn no_update_is_lost_between_vcpus_and_two_accelerators() {
-    const ADDS: u64 = 3000;
-    let bench = bench(512, 300, Unit::Page, vec![hbm(512)]);
-    let (npu, gpu) = (Sim::new("npu", 24, 1), Sim::new("gpu", 32, 16));
-    let (npu, gpu) = (npu.attach(&bench.engine), gpu.attach(&bench.engine));
-    let pages = 48;
-    thread::scope(|scope| {
-        for user in [&npu, &gpu] {
-            scope.spawn(move || {
-                for n in 0..ADDS {
-                    user.add(page(n * 7 % pages), 1).unwrap();
-                }
-            });
-        }
-        scope.spawn(|| {
-            let mut faults = bench.engine.faults();
-            for n in 0..ADDS {
-                while !bench.guest.add_if_present(page(n * 5 % pages), 1) {
-                    faults.handle(page(n * 5 % pages), Instant::now()).unwrap();
-                }
-            }
-        });
-    });
-    bench.audit_with(&[&npu, &gpu]);
-    let mut sum = 0;
-    for n in 0..pages {
-        touch(&bench, n);
-        sum += bench.guest.first_word(page(n)).unwrap();
-    }
-    assert_eq!(sum, 3 * ADDS);
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Cpu(u64, Option<u64>),
-    Device(usize, u64, Option<u64>),
-    Migrate(u64, u64, u8),
-    Free(u64, u64),
-    Prefetch(usize, u64, u64),
-    Detach(usize),
-    FailMap(usize, i64),
-    FailLoad(i64),
-    Budget(u64),
-}
-
-fn steps(pages: u64) -> impl Strategy<Value = Vec<Step>> {
-    let word = || prop::option::of(0u64..2000);
-    let page = 0..pages;
-    let step = prop_oneof![
-        6 => (page.clone(), word()).prop_map(|(page, word)| Step::Cpu(page, word)),
-        12 => (0usize..2, page.clone(), word()).prop_map(|(who, page, word)| Step::Device(who, page, word)),
-        2 => (page.clone(), 1u64..200, 0u8..4).prop_map(|(page, length, to)| Step::Migrate(page, length, to)),
-        2 => (page.clone(), 1u64..100).prop_map(|(page, length)| Step::Free(page, length)),
-        2 => (0usize..2, page, 1u64..60).prop_map(|(who, page, length)| Step::Prefetch(who, page, length)),
-        1 => (0usize..2).prop_map(Step::Detach),
-        1 => (0usize..2, 0i64..4).prop_map(|(who, after)| Step::FailMap(who, after)),
-        1 => (0i64..40).prop_map(Step::FailLoad),
-        1 => (0u64..512).prop_map(Step::Budget),
-    ];
-    prop::collection::vec(step, 1..120)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
-    #[test]
-    fn whoever_reads_finds_what_was_written_last_whatever_fails(steps in steps(800)) {
-        let load = Fuse::new();
-        let flaky = |inner| -> Box<dyn gmem_core::hnode::Hnode> {
-            Box::new(Flaky { inner, store_fuse: Fuse::new(), load_fuse: load.clone() })
-        };
-        let bench = bench_with(800, 300, Unit::Page, vec![flaky(hbm(128)), flaky(hbm(800))], true).unwrap();
-        let sims = [Sim::new("npu", 40, 1), Sim::new("gpu", 64, 16)];
-        let mut users = sims.each_ref().map(|sim| sim.attach(&bench.engine));
-        let mut model: HashMap<u64, u64> = HashMap::new();
-        let mut faults = bench.engine.faults();
-        let mut present = |n: u64| {
-            for _ in 0..3 {
-                if bench.guest.read(page(n)).is_some() {
-                    break;
-                }
-                let _ = faults.handle(page(n), Instant::now());
-            }
-            bench.guest.read(page(n))
-        };
-        for step in steps {
-            match step {
-                Step::Cpu(n, word) => {
-                    prop_assert_eq!(present(n), Some(model.get(&n).copied().unwrap_or(0)));
-                    if let Some(word) = word {
-                        bench.guest.write(page(n), word);
-                        model.insert(n, word);
-                    }
-                }
-                Step::Device(who, n, word) => {
-                    // An injected failure ends one access; everything is where it was.
-                    let read = users[who].read(page(n)).or_else(|_| users[who].read(page(n)));
-                    let Ok(found) = read else { continue };
-                    prop_assert_eq!(found, model.get(&n).copied().unwrap_or(0));
-                    if let Some(word) = word && users[who].write(page(n), word).is_ok() {
-                        model.insert(n, word);
-                    }
-                }
-                Step::Migrate(from, length, to) => {
-                    let to = match to {
-                        0 => Destination::Guest,
-                        1 => Destination::Staged,
-                        to => Destination::Tier(to - 1),
-                    };
-                    let _ = bench.engine.migrate(PageRange::new(page(from), length.min(800 - from)), to);
-                }
-                Step::Free(from, length) => {
-                    let range = PageRange::new(page(from), length.min(800 - from));
-                    bench.engine.free(range).unwrap();
-                    model.retain(|n, _| !range.contains(page(*n)));
-                }
-                Step::Prefetch(who, from, length) => {
-                    let length = length.min(800 - from) << 12;
-                    let _ = users[who].attachment.advise(from << 12, length, Advice::Prefetch);
-                }
-                Step::Detach(who) => {
-                    let fresh = sims[who].attach(&bench.engine);
-                    let old = std::mem::replace(&mut users[who], fresh);
-                    prop_assert!(old.attachment.detach().is_ok());
-                }
-                Step::FailMap(who, after) => sims[who].tables.map_fuse.fail_after(after),
-                Step::FailLoad(after) => load.fail_after(after),
-                Step::Budget(more) => bench.engine.set_budget(300 + more).unwrap(),
-            }
-            bench.audit_with(&[&users[0], &users[1]]);
-        }
-        load.never();
-        sims.iter().for_each(|sim| sim.tables.map_fuse.never());
-        for n in 0..800 {
-            prop_assert_eq!(users[(n % 2) as usize].read(page(n)).unwrap(), model.get(&n).copied().unwrap_or(0));
-        }
-    }
 }

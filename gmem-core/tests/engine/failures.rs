@@ -1,6 +1,7 @@
 //! A failure at every step of a migration: the page is where it was, with its bytes.
 
-use crate::simulated::{Bench, Flaky, Fuse, bench, hbm};
+use crate::simulated::{Bench, Fuse, bench, hbm};
+use crate::watched::Flaky;
 use gmem_core::engine::Destination;
 use gmem_core::page::{PageNo, PageRange, Unit};
 use std::sync::Arc;

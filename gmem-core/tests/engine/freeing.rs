@@ -1,7 +1,8 @@
 //! Pages that the guest gives back read as zeros, and what held them is free.
 
 use crate::regressions::touch;
-use crate::simulated::{Bench, Flaky, Fuse, bench, bench_with, hbm, zip};
+use crate::simulated::{Bench, Fuse, bench, bench_with, hbm, zip};
+use crate::watched::Flaky;
 use crate::watched::Watched;
 use gmem_core::engine::{Destination, FreeError, Freed, Outcome};
 use gmem_core::page::{PageNo, PageRange, Unit};

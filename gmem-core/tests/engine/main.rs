@@ -3,8 +3,11 @@
 mod accelerator;
 mod accelerators;
 mod capacity;
+mod copies;
 mod failures;
 mod freeing;
+mod histories;
+mod placements;
 mod property;
 mod regressions;
 mod simulated;

@@ -1,6 +1,7 @@
 //! Random histories against a model: whatever happens, a page reads as it was last written.
 
-use crate::simulated::{Flaky, Fuse, bench_with, hbm, zip};
+use crate::simulated::{Fuse, bench_with, hbm, zip};
+use crate::watched::Flaky;
 use gmem_core::engine::{Destination, Outcome};
 use gmem_core::page::{PageNo, PageRange, Unit};
 use proptest::prelude::*;

@@ -1,16 +1,16 @@
-//! Parts for engines without a guest: an MMU that copies, and a tier and MMU that fail on demand.
+//! Parts for engines without a guest: an MMU that copies, protects, and fails on demand.
 
 use gmem_core::engine::{Config, Engine};
+use gmem_core::hnode::Hnode;
 use gmem_core::hnode::hbm::Hbm;
 use gmem_core::hnode::link::Link;
 use gmem_core::hnode::ram::Arena;
 use gmem_core::hnode::zip::Zip;
-use gmem_core::hnode::{Capabilities, Frame, Hnode, Kind, LoadError, StoreError, Usage};
 use gmem_core::mmu::{HostAddress, Mmu, Moved, Obstacle};
 use gmem_core::page::{PAGE_SIZE, PageNo, PageRange, Unit};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 /// Fails once, after so many successes; negative: never.
 #[derive(Debug)]
@@ -34,9 +34,23 @@ impl Fuse {
     }
 }
 
+type Hook = Option<Box<dyn Fn(PageNo) + Send>>;
+
+/// A page beneath the guest.
+struct Present {
+    bytes: Box<[u8; PAGE_SIZE]>,
+    protected: bool,
+}
+
 /// A guest's memory, reached by copies where the real one moves frames.
 pub struct Guest {
-    pages: Mutex<HashMap<PageNo, Box<[u8; PAGE_SIZE]>>>,
+    pages: Mutex<HashMap<PageNo, Present>>,
+    /// Who is told of writes to protected pages.
+    engine: OnceLock<Weak<Engine>>,
+    /// Whether pages can be protected.
+    pub protects: AtomicBool,
+    /// What happens after pages were protected, and before anybody copies them.
+    pub on_protect: Mutex<Hook>,
     pub woken: Mutex<Vec<PageNo>>,
     /// What else happens when somebody is woken.
     pub on_wake: Mutex<Option<Box<dyn Fn() + Send>>>,
@@ -52,6 +66,9 @@ impl Guest {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             pages: Mutex::default(),
+            engine: OnceLock::new(),
+            protects: AtomicBool::new(true),
+            on_protect: Mutex::default(),
             woken: Mutex::default(),
             on_wake: Mutex::default(),
             busy: Mutex::default(),
@@ -67,7 +84,8 @@ impl Guest {
 
     /// A present page's bytes.
     pub fn bytes(&self, page: PageNo) -> Option<[u8; PAGE_SIZE]> {
-        self.pages.lock().unwrap().get(&page).map(|bytes| **bytes)
+        let pages = self.pages.lock().unwrap();
+        pages.get(&page).map(|present| *present.bytes)
     }
 
     /// Whether a page is present.
@@ -77,13 +95,46 @@ impl Guest {
 
     /// Adds to the first word of a present page; false if it is not.
     pub fn add_if_present(&self, page: PageNo, by: u64) -> bool {
+        self.change(page, |bytes| {
+            let word = u64::from_ne_bytes(bytes[..8].try_into().unwrap());
+            bytes[..8].copy_from_slice(&(word + by).to_ne_bytes());
+        })
+    }
+
+    /// Writes to a present page, as a vCPU does: it waits while the page is protected. False if the page is not there.
+    fn change(&self, page: PageNo, write: impl FnOnce(&mut [u8; PAGE_SIZE])) -> bool {
+        loop {
+            {
+                let mut pages = self.pages.lock().unwrap();
+                match pages.get_mut(&page) {
+                    None => return false,
+                    Some(present) if !present.protected => {
+                        write(&mut present.bytes);
+                        return true;
+                    }
+                    Some(_) => {}
+                }
+            }
+            let engine = self.engine.get().and_then(Weak::upgrade);
+            engine
+                .expect("pages are protected by an engine")
+                .write_fault(page)
+                .unwrap();
+        }
+    }
+
+    /// Writes to a page as an accelerator does, in the middle of a chunk: it must not wait.
+    pub fn change_remotely(&self, page: PageNo, write: impl FnOnce(&mut [u8; PAGE_SIZE])) {
         let mut pages = self.pages.lock().unwrap();
-        let Some(bytes) = pages.get_mut(&page) else {
-            return false;
-        };
-        let word = u64::from_ne_bytes(bytes[..8].try_into().unwrap());
-        bytes[..8].copy_from_slice(&(word + by).to_ne_bytes());
-        true
+        let present = pages.get_mut(&page).expect("reached, and not there");
+        assert!(!present.protected, "{page} is reached, and protected");
+        write(&mut present.bytes);
+    }
+
+    /// Whether a page is there and protected.
+    pub fn is_protected(&self, page: PageNo) -> bool {
+        let pages = self.pages.lock().unwrap();
+        pages.get(&page).is_some_and(|present| present.protected)
     }
 
     /// The first word of a present page, of which only that is written.
@@ -94,9 +145,7 @@ impl Guest {
 
     /// Puts these bytes into a present page.
     pub fn write_bytes(&self, page: PageNo, bytes: [u8; PAGE_SIZE]) {
-        if let Some(there) = self.pages.lock().unwrap().get_mut(&page) {
-            **there = bytes;
-        }
+        self.change(page, |there| *there = bytes);
     }
 
     /// Whether a page is present and all zeros.
@@ -104,23 +153,28 @@ impl Guest {
         let pages = self.pages.lock().unwrap();
         pages
             .get(&page)
-            .is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+            .is_some_and(|present| present.bytes.iter().all(|byte| *byte == 0))
     }
 
     /// Fills a page if it is present; returns whether it is.
     pub fn write_if_present(&self, page: PageNo, word: u64) -> bool {
-        let mut pages = self.pages.lock().unwrap();
-        let Some(bytes) = pages.get_mut(&page) else {
-            return false;
-        };
-        **bytes = page_of(word);
-        true
+        self.change(page, |bytes| *bytes = page_of(word))
     }
 
     /// Fills a page, present or not (as an access that has been resolved would).
     pub fn write(&self, page: PageNo, word: u64) {
-        let bytes = Box::new(page_of(word));
-        self.pages.lock().unwrap().insert(page, bytes);
+        if !self.write_if_present(page, word) {
+            let bytes = Box::new(page_of(word));
+            self.insert(page, bytes);
+        }
+    }
+
+    fn insert(&self, page: PageNo, bytes: Box<[u8; PAGE_SIZE]>) {
+        let present = Present {
+            bytes,
+            protected: false,
+        };
+        self.pages.lock().unwrap().insert(page, present);
     }
 }
 
@@ -165,14 +219,13 @@ impl Mmu for Guest {
             }
             // SAFETY: the engine owns the slots that it names and has filled them.
             let bytes = unsafe { *((slot.0 + done * PAGE_SIZE) as *const [u8; PAGE_SIZE]) };
-            let mut present = self.pages.lock().unwrap();
-            if present.contains_key(&page.add(done as u64)) {
+            if self.is_present(page.add(done as u64)) {
                 return Moved {
                     pages: done,
                     stopped: Some(Obstacle::Present),
                 };
             }
-            present.insert(page.add(done as u64), Box::new(bytes));
+            self.insert(page.add(done as u64), Box::new(bytes));
         }
         Moved {
             pages,
@@ -195,14 +248,14 @@ impl Mmu for Guest {
                     stopped: Some(Obstacle::Busy),
                 };
             }
-            let Some(bytes) = self.pages.lock().unwrap().remove(&page) else {
+            let Some(present) = self.pages.lock().unwrap().remove(&page) else {
                 return Moved {
                     pages: done,
                     stopped: Some(Obstacle::Absent),
                 };
             };
             // SAFETY: the engine owns the slots that it names, empty.
-            unsafe { *((slot.0 + done * PAGE_SIZE) as *mut [u8; PAGE_SIZE]) = *bytes }
+            unsafe { *((slot.0 + done * PAGE_SIZE) as *mut [u8; PAGE_SIZE]) = *present.bytes }
         }
         Moved {
             pages,
@@ -217,63 +270,40 @@ impl Mmu for Guest {
             on_wake();
         }
     }
-}
 
-/// A tier that fails when its fuses blow.
-pub struct Flaky {
-    pub inner: Box<dyn Hnode>,
-    pub store_fuse: Arc<Fuse>,
-    pub load_fuse: Arc<Fuse>,
-}
-
-fn failure() -> std::io::Error {
-    std::io::Error::other("injected")
-}
-
-impl Hnode for Flaky {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn kind(&self) -> Kind {
-        self.inner.kind()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn usage(&self) -> Usage {
-        self.inner.usage()
-    }
-
-    fn guaranteed_pages(&self) -> u64 {
-        self.inner.guaranteed_pages()
-    }
-
-    fn free_pages(&self) -> u64 {
-        self.inner.free_pages()
-    }
-
-    fn store(&self, bytes: &[u8]) -> Result<Frame, StoreError> {
-        if self.store_fuse.blows() {
-            return Err(failure().into());
+    fn protect(&self, page: PageNo, pages: usize) -> bool {
+        if !self.protects.load(Ordering::SeqCst) {
+            return false;
         }
-        self.inner.store(bytes)
-    }
-
-    fn load(&self, frame: Frame, into: &mut [u8]) -> Result<(), LoadError> {
-        if self.load_fuse.blows() {
-            // What was there is overwritten in part before the device fails.
-            let half = into.len() / 2;
-            into[..half].fill(0xee);
-            return Err(failure().into());
+        for page in (0..pages as u64).map(|more| page.add(more)) {
+            let mut there = self.pages.lock().unwrap();
+            there
+                .get_mut(&page)
+                .expect("protected, and not there")
+                .protected = true;
         }
-        self.inner.load(frame, into)
+        if let Some(on_protect) = &*self.on_protect.lock().unwrap() {
+            on_protect(page);
+        }
+        true
     }
 
-    fn free(&self, frame: Frame, unit: Unit) {
-        self.inner.free(frame, unit);
+    fn unprotect(&self, page: PageNo, pages: usize) {
+        for page in (0..pages as u64).map(|more| page.add(more)) {
+            if let Some(present) = self.pages.lock().unwrap().get_mut(&page) {
+                present.protected = false;
+            }
+        }
+    }
+
+    fn read(&self, page: PageNo, into: &mut [u8]) -> bool {
+        for (page, into) in (page.0..).zip(into.chunks_exact_mut(PAGE_SIZE)) {
+            let there = self.pages.lock().unwrap();
+            let present = there.get(&PageNo(page)).expect("read, and not there");
+            assert!(present.protected, "read while others may write");
+            into.copy_from_slice(&*present.bytes);
+        }
+        true
     }
 }
 
@@ -311,10 +341,9 @@ pub fn bench_with(
         tiers,
         overcommit,
     };
-    Ok(Bench {
-        engine: Arc::new(Engine::new(config, guest.clone())?),
-        guest,
-    })
+    let engine = Arc::new(Engine::new(config, guest.clone())?);
+    let _ = guest.engine.set(Arc::downgrade(&engine));
+    Ok(Bench { engine, guest })
 }
 
 impl Bench {

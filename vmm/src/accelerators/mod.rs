@@ -4,10 +4,11 @@ mod nodes;
 
 use std::sync::{Arc, OnceLock};
 
+use gmem_core::accel::{Placement, Traffic};
 use gmem_core::engine::Engine;
 use gmem_core::hnode::link::Link;
 pub use gmem_devices::accel::Arch;
-use gmem_devices::accel::{Card, CardError, Stream};
+use gmem_devices::accel::{Card, CardError, CardOptions, HostMemory, Stream};
 use gmem_devices::virtio::xpu::{Accelerator, Streams, StreamsError, XpuConfig};
 use gmem_wire::xpu::{QUEUE_SIZE, arch};
 
@@ -26,6 +27,8 @@ pub struct AccelConfig {
     pub gbps: Option<f64>,
     /// How many streams of commands.
     pub streams: usize,
+    /// Where pages go that it touches.
+    pub placement: Placement,
 }
 
 /// The accelerators of a microVM, in the order of the options.
@@ -37,9 +40,13 @@ pub(crate) struct Accelerators {
 }
 
 impl Accelerators {
-    /// Makes them for guest-physical addresses below `top`, named by their kinds, with a number from the second of a kind
-    /// on.
-    pub(crate) fn new(configs: &[AccelConfig], top: u64) -> Result<Self, CardError> {
+    /// Makes them for guest-physical addresses below `top`, with the guest's memory for them to reach in place. They are
+    /// named by their kinds, with a number from the second of a kind on.
+    pub(crate) fn new(
+        configs: &[AccelConfig],
+        top: u64,
+        host: &Arc<dyn HostMemory>,
+    ) -> Result<Self, CardError> {
         let mut made = Self::default();
         for config in configs {
             let same = made
@@ -47,14 +54,19 @@ impl Accelerators {
                 .iter()
                 .filter(|card| card.arch() == config.arch)
                 .count();
-            let name = match same {
-                0 => config.arch.name().to_owned(),
-                n => format!("{}{}", config.arch.name(), n + 1),
+            let options = CardOptions {
+                arch: config.arch,
+                name: match same {
+                    0 => config.arch.name().to_owned(),
+                    n => format!("{}{}", config.arch.name(), n + 1),
+                },
+                memory: config.hbm,
+                link: Link::new(config.latency_us, config.gbps.unwrap_or(0.0)),
+                // One more than streams: it copies for virtio-gmem.
+                units: config.streams + 1,
+                placement: config.placement,
             };
-            let link = Link::new(config.latency_us, config.gbps.unwrap_or(0.0));
-            // One more unit than streams: it copies for virtio-gmem.
-            let units = config.streams + 1;
-            let card = Card::new(config.arch, name, config.hbm, link, units, top)?;
+            let card = Card::new(options, top, Arc::clone(host))?;
             made.cards.push(Arc::new(card));
         }
         Ok(made)
@@ -95,6 +107,11 @@ impl Accelerator for Driven {
     fn node(&self) -> u32 {
         let attachment = self.card.attachment();
         attachment.map_or(0, |attachment| attachment.node().into())
+    }
+
+    fn traffic(&self) -> Traffic {
+        let attachment = self.card.attachment();
+        attachment.map_or_else(Traffic::default, |attachment| attachment.traffic())
     }
 
     fn streams(&mut self) -> Result<Box<dyn Streams>, StreamsError> {

@@ -168,6 +168,10 @@ impl Nodes for AddressSpace {
                 Err(FreeError::NotRam { .. }) => Err(NodeError::NotRam),
                 Err(error) => Err(NodeError::Failed(error.to_string())),
             },
+            Advice::WillNeed => {
+                engine.set_will_need(range);
+                Ok(())
+            }
             Advice::Pinned | Advice::Unpinned => engine
                 .set_pinned(range, advice == Advice::Pinned)
                 .map_err(of_migration),

@@ -1,5 +1,6 @@
 //! `--accel KIND[,hbm=SIZE][,key=value...]`.
 
+use gmem_core::accel::Placement;
 use gmem_wire::xpu::STREAMS;
 
 use super::keys::{self, KeyError};
@@ -26,7 +27,7 @@ pub enum AccelError {
 pub fn parse(text: &str) -> Result<AccelConfig, AccelError> {
     let mut words = text.split(',');
     let kind = words.next().unwrap_or_default();
-    let arch = [Arch::Npu, Arch::Gpu]
+    let arch = Arch::ALL
         .into_iter()
         .find(|arch| arch.name() == kind)
         .ok_or_else(|| AccelError::UnknownKind(kind.into()))?;
@@ -36,6 +37,7 @@ pub fn parse(text: &str) -> Result<AccelConfig, AccelError> {
         latency_us: 0.0,
         gbps: None,
         streams: DEFAULT_STREAMS,
+        placement: Placement::Adaptive,
     };
     for (key, value) in keys::read(words)? {
         match key {
@@ -43,13 +45,26 @@ pub fn parse(text: &str) -> Result<AccelConfig, AccelError> {
             "latency_us" => config.latency_us = keys::latency_us(value)?.into(),
             "gbps" => config.gbps = Some(keys::gbps(value)?),
             "streams" => config.streams = streams(value)?,
+            "place" => config.placement = placement(value)?,
             _ => {
-                let remedy = "its keys are hbm, latency_us, gbps and streams";
+                let remedy = "its keys are hbm, latency_us, gbps, streams and place";
                 return Err(keys::unknown("an accelerator", key, remedy).into());
             }
         }
     }
     Ok(config)
+}
+
+fn placement(value: &str) -> Result<Placement, KeyError> {
+    Ok(match value {
+        "adaptive" => Placement::Adaptive,
+        "first-touch" => Placement::FirstTouch,
+        "remote" => Placement::Remote,
+        _ => {
+            let expected = "adaptive, first-touch or remote";
+            return Err(keys::bad_value("place", value, expected));
+        }
+    })
 }
 
 fn streams(value: &str) -> Result<usize, KeyError> {
@@ -70,7 +85,8 @@ mod tests {
         assert_eq!(config.arch, Arch::Gpu);
         assert_eq!((config.hbm, config.streams), (128 << 20, 1));
         assert_eq!((config.gbps, config.latency_us), (Some(8.0), 2.0));
-        assert_eq!(parse("npu").unwrap().hbm, HBM);
+        let npu = parse("npu,place=first-touch").unwrap();
+        assert_eq!((npu.hbm, npu.placement), (HBM, Placement::FirstTouch));
     }
 
     #[test]
@@ -86,6 +102,7 @@ mod tests {
         says("npu,hbm=0", "zero");
         says("npu,size=1G", "its keys are");
         says("npu,gbps=0", "positive");
+        says("npu,place=here", "first-touch");
         for streams in ["0", "9", "many"] {
             says(&format!("npu,streams={streams}"), "1 to 8");
         }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use gmem_devices::accel::CardError;
+use gmem_devices::accel::{CardError, HostMemory};
 use gmem_devices::virtio::balloon::{Balloon, BalloonControl, BalloonOptions};
 use gmem_devices::virtio::blk::{Blk, BlkOptions, OpenError};
 use gmem_devices::virtio::console::Console;
@@ -179,7 +179,8 @@ impl Made {
             .ram()
             .mapped()
             .map(|region| region.start + region.size);
-        self.accelerators = Accelerators::new(configs, top.max().unwrap_or(0))?;
+        let host: Arc<dyn HostMemory> = memory.ram().clone();
+        self.accelerators = Accelerators::new(configs, top.max().unwrap_or(0), &host)?;
         for (config, card) in configs.iter().zip(self.accelerators.cards.clone()) {
             let told = config.of(&card);
             let streams = config.streams;

@@ -55,4 +55,19 @@ impl Mmu for VcpuMmu {
         // It fails only for a range that is not registered, and then nobody waits there.
         let _ = self.userfault.wake(self.address(page), pages * PAGE_SIZE);
     }
+
+    fn protect(&self, page: PageNo, pages: usize) -> bool {
+        let (start, len) = (self.address(page), pages * PAGE_SIZE);
+        self.userfault.write_protect(start, len, true).is_ok()
+    }
+
+    fn unprotect(&self, page: PageNo, pages: usize) {
+        // As for `wake`. What stayed protected is reported when it is written to, and released then.
+        let (start, len) = (self.address(page), pages * PAGE_SIZE);
+        let _ = self.userfault.unprotect(start, len, Waking::Later);
+    }
+
+    fn read(&self, page: PageNo, into: &mut [u8]) -> bool {
+        self.ram.read(page.address(), into).is_ok()
+    }
 }

@@ -3,11 +3,12 @@
 //! [`ram`] is the guest's RAM as this process sees it. [`managed`] decides when it is armed, [`arming`]
 //! does it: from then on [`service`] reads faults from [`userfault`] and hands them to the engine of
 //! `gmem-core`, which moves frames through [`mmu`]. [`freeing`] is the side that devices see,
-//! [`plugging`] memory that comes and goes in a running guest.
+//! `in_place` the one of accelerators, [`plugging`] memory that comes and goes in a running guest.
 
 pub mod arming;
 pub mod failure;
 pub mod freeing;
+mod in_place;
 pub mod managed;
 mod mmu;
 pub mod pagemap;

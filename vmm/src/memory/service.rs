@@ -115,12 +115,9 @@ impl Parts {
                     continue;
                 };
                 if event.write_protected {
-                    let opened = self
-                        .userfault
-                        .write_protect(event.address, PAGE_SIZE, false);
-                    if let Err(error) = opened {
-                        self.failure
-                            .record(format_args!("write protection at {gpa:#x}: {error}"));
+                    // Accelerators give up their copies before it is written.
+                    if let Err(error) = self.engine.write_fault(PageNo::of_address(gpa)) {
+                        self.failure.record(error);
                     }
                     continue;
                 }

@@ -249,6 +249,21 @@ impl Userfault {
         self.request(abi::UFFDIO_WRITEPROTECT, &raw mut request)
     }
 
+    /// Takes write protection away from the range.
+    ///
+    /// # Errors
+    /// As [`write_protect`](Self::write_protect).
+    pub fn unprotect(&self, start: usize, len: usize, waking: Waking) -> io::Result<()> {
+        let mut request = abi::WriteProtect {
+            range: range(start, len),
+            mode: match waking {
+                Waking::Now => 0,
+                Waking::Later => abi::WRITEPROTECT_DONTWAKE,
+            },
+        };
+        self.request(abi::UFFDIO_WRITEPROTECT, &raw mut request)
+    }
+
     /// Marks absent pages as lost, and wakes who waits for them: they get a machine check or `SIGBUS`, and a
     /// vCPU leaves KVM. For a page whose bytes cannot be had again; the microVM ends.
     ///

@@ -1,4 +1,5 @@
-//! The NPU's format: four levels of 9 bits, pages of 4 KiB and 2 MiB in its own memory, accessed and dirty bits.
+//! The NPU's format: four levels of 9 bits, pages of 4 KiB and 2 MiB in its own memory or the system's, accessed and
+//! dirty bits.
 //!
 //! | bits | of an entry |
 //! |---|---|
@@ -6,15 +7,17 @@
 //! | 1 | writable, by atomic operations too |
 //! | 5, 6 | accessed, dirty: set by the walker |
 //! | 7 | maps a page; on the last level always |
+//! | 8 | the page is in the system's memory, which is kept coherent with its CPUs |
 //! | 12..48 | address of the page or table, bytes |
 //!
-//! All others are zero. Every page is readable, and writable means everything: the rights are `Read` and `Atomic`.
+//! All others are zero, and tables are in its own memory. Every page is readable, and writable means everything: the rights are `Read` and `Atomic`.
 
 use super::{Aperture, Decoded, Format, Leaf, Level, Rights, Target};
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
 const PAGE: u64 = 1 << 7;
+const SYSTEM: u64 = 1 << 8;
 const ADDRESS: u64 = (1 << 48) - (1 << 12);
 
 /// The NPU's format.
@@ -47,9 +50,13 @@ impl Format for Npu {
             Rights::Read => 0,
             _ => return None,
         };
-        let expressible =
-            leaf.target.aperture == Aperture::Local && leaf.target.address & !ADDRESS == 0;
-        expressible.then_some(PRESENT | PAGE | writable | leaf.target.address)
+        let system = match leaf.target.aperture {
+            Aperture::Local => 0,
+            Aperture::System => SYSTEM,
+            Aperture::Peer(_) => return None,
+        };
+        let expressible = leaf.target.address & !ADDRESS == 0;
+        expressible.then_some(PRESENT | PAGE | system | writable | leaf.target.address)
     }
 
     fn decode(_: &Level, entry: u64) -> Decoded {
@@ -57,8 +64,14 @@ impl Format for Npu {
         match entry & !ADDRESS & !noted {
             flags if flags & PRESENT == 0 => Decoded::Empty,
             PRESENT if entry & noted == 0 => Decoded::Table(entry & ADDRESS),
-            flags if flags & !WRITABLE == PRESENT | PAGE => Decoded::Page(Leaf {
-                target: Target::local(entry & ADDRESS),
+            flags if flags & !(WRITABLE | SYSTEM) == PRESENT | PAGE => Decoded::Page(Leaf {
+                target: Target {
+                    aperture: match flags & SYSTEM {
+                        0 => Aperture::Local,
+                        _ => Aperture::System,
+                    },
+                    address: entry & ADDRESS,
+                },
                 rights: if flags & WRITABLE == 0 {
                     Rights::Read
                 } else {

@@ -25,6 +25,7 @@
 //!
 //! So a unit must not wait inside: it leaves before it reports a fault, and while it is idle, which counts as
 //! acknowledged. And it must touch no memory inside whose access may itself fault: whoever resolves that may be waiting here.
+//! Of the guest's memory it touches only what does not leave before it has acknowledged.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -96,6 +96,7 @@ fn each_request_reaches_the_memory_system() {
     done(op::ADVISE, [page, 100, advice::FREE]);
     done(op::ADVISE, [page, 100, advice::PIN]);
     done(op::ADVISE, [page, 100, advice::UNPIN]);
+    done(op::ADVISE, [page, 100, advice::WILL_NEED]);
     done(op::COPY, [0x9000, 0x1000, 4096]);
     done(op::CAP, [1 << 20, 0, 0]);
     let expected = [
@@ -103,6 +104,7 @@ fn each_request_reaches_the_memory_system() {
         "advise 1 0x1000 100 DontNeed",
         "advise 1 0x1000 100 Pinned",
         "advise 1 0x1000 100 Unpinned",
+        "advise 1 0x1000 100 WillNeed",
         "copy 1 0x9000 0x1000 4096",
         "cap 1 1048576",
     ];
@@ -111,7 +113,7 @@ fn each_request_reaches_the_memory_system() {
     assert_eq!(node.values, [kind::HBM, 1600, 0, 7]);
     let found = ask(&mut bench, op::WHERE, 0, [page, 10, 0]);
     assert_eq!(found.values, [4096, 0, 0, 0]);
-    assert_eq!(bench.device.metrics()["advised_bytes"], 400);
+    assert_eq!(bench.device.metrics()["advised_bytes"], 500);
 }
 
 #[test]

@@ -266,6 +266,10 @@ impl Device for Xpu {
     }
 
     fn metrics(&self) -> serde_json::Value {
-        serde_json::to_value(&self.metrics).unwrap_or_default()
+        let metrics = Metrics {
+            link: self.accelerator.traffic().into(),
+            ..self.metrics.clone()
+        };
+        serde_json::to_value(metrics).unwrap_or_default()
     }
 }

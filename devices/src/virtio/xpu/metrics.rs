@@ -1,5 +1,6 @@
 //! What the device counts.
 
+use gmem_core::accel::Traffic;
 use serde::Serialize;
 
 /// Counters since the device was made.
@@ -19,4 +20,39 @@ pub struct Metrics {
     pub aborted: u64,
     /// The most that were under way or waited at a time.
     pub most_under_way: usize,
+    /// What crossed the accelerator's link, and what did not have to.
+    pub link: Link,
+}
+
+/// Bytes, unless said otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// Came into its memory, to be nowhere else.
+    pub migrated_in_bytes: u64,
+    /// Left its memory.
+    pub migrated_out_bytes: u64,
+    /// Came into its memory as copies.
+    pub copied_in_bytes: u64,
+    /// Accessed beneath the guest.
+    pub remote_bytes: u64,
+    /// Pages of copies that made way.
+    pub dropped_pages: u64,
+    /// Pages of copies that ended because somebody wrote to the page, or might.
+    pub collapsed_pages: u64,
+    /// Pages of copies that became the accelerator's own when it wrote to them.
+    pub upgraded_pages: u64,
+}
+
+impl From<Traffic> for Link {
+    fn from(traffic: Traffic) -> Self {
+        Self {
+            migrated_in_bytes: traffic.migrated_in,
+            migrated_out_bytes: traffic.migrated_out,
+            copied_in_bytes: traffic.copied_in,
+            remote_bytes: traffic.remote,
+            dropped_pages: traffic.dropped,
+            collapsed_pages: traffic.collapsed,
+            upgraded_pages: traffic.upgraded,
+        }
+    }
 }

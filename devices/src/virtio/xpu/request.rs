@@ -159,6 +159,7 @@ pub(in crate::virtio) fn advised(number: u64) -> Option<Advice> {
         advice::FREE => Advice::DontNeed,
         advice::PIN => Advice::Pinned,
         advice::UNPIN => Advice::Unpinned,
+        advice::WILL_NEED => Advice::WillNeed,
         _ => return None,
     })
 }

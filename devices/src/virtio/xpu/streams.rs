@@ -1,5 +1,7 @@
 //! Who carries commands out.
 
+use gmem_core::accel::Traffic;
+
 use crate::accel::{Command, CommandError, Stream, StreamFull};
 
 /// What is called when a command is done, on a thread of the stream's. It must not wait for the stream.
@@ -19,6 +21,9 @@ pub struct StreamsError {
 pub trait Accelerator: Send {
     /// The node of the address space that its memory is.
     fn node(&self) -> u32;
+
+    /// What crossed its link so far.
+    fn traffic(&self) -> Traffic;
 
     /// Its streams. Asked for once, when the driver is ready first.
     fn streams(&mut self) -> Result<Box<dyn Streams>, StreamsError>;

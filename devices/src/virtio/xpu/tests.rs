@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use gmem_core::accel::Traffic;
 use gmem_core::engine::DeviceError;
 use gmem_core::page::PageNo;
 use gmem_wire::xpu::{
@@ -57,6 +58,10 @@ impl Hand {
 impl Accelerator for Hand {
     fn node(&self) -> u32 {
         5
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
     }
 
     fn streams(&mut self) -> Result<Box<dyn Streams>, StreamsError> {

@@ -3,16 +3,37 @@
 //! On the way in all pages of a granule are locked together: those beneath the guest leave it as victims do, the bytes
 //! of all go to consecutive frames, the accelerator maps them, the entries are committed. On the way out, for a vCPU
 //! or another accelerator, the accelerator lets go first, and acknowledges, before a byte is read.
+//!
+//! | file | what an accelerator gets |
+//! |---|---|
+//! | `place` | what the policy says of the granule that it touched |
+//! | `near`, `away` | the granule, in its own memory and nowhere else; room for it |
+//! | `remote` | the granule where it is beneath the guest |
+//! | `copies` | a copy of it for reading, which the first write of anybody ends |
+//! | `sharing` | which pages are reached so; `ledger` what is known of an accelerator |
 
 mod away;
+mod copies;
+mod error;
+mod ledger;
 mod near;
+mod place;
+mod remote;
+mod sharing;
 
-use super::{Engine, FaultError, FreeError, MigrateError};
+pub use error::{AttachError, DeviceError};
+pub use ledger::Traffic;
+pub use place::Cause;
+pub(super) use sharing::Sharing;
+
+use super::Engine;
 use crate::hnode::Hnode;
-use crate::hnode::device::{Device, MapError};
+use crate::hnode::device::{Access, Device};
 use crate::page::{CLUSTER_PAGES, ClusterNo, PageNo, bits};
+use crate::policy::Placement;
 use crate::table::Place;
 use crate::table::lock::Atomic;
+use ledger::Ledger;
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -27,83 +48,12 @@ const ROOM_PATIENCE: u32 = 2000;
 enum Near {
     /// It is within the accelerator's reach.
     There,
-    /// Something made way for it.
-    RoomMade,
+    /// Something made way for it, or brought it closer.
+    Closer,
     /// Nothing can make way for it at this moment.
     NoRoom,
     /// The page is somebody else's at this moment.
     Busy(PageNo),
-}
-
-/// Why an accelerator does not get its pages. Each page is where it was, or in host RAM, or within its reach.
-#[derive(Debug, thiserror::Error)]
-pub enum DeviceError {
-    /// The address is not guest RAM.
-    #[error("{page} is not guest RAM")]
-    NotRam {
-        /// The page.
-        page: PageNo,
-    },
-    /// A page of the granule may not leave the vCPUs' reach.
-    #[error("{page} is pinned where it is; unpin it first")]
-    Pinned {
-        /// The page.
-        page: PageNo,
-    },
-    /// A page could not be had for long: somebody reads or writes it directly.
-    #[error("{page} is busy: a device of the host uses it directly")]
-    Busy {
-        /// The page.
-        page: PageNo,
-    },
-    /// There is no room, in the accelerator's memory or for what would have to leave it.
-    #[error(
-        "{name} has no room for {pages} pages more, and host and tiers none for what would make way; make a tier larger"
-    )]
-    Full {
-        /// The accelerator's name.
-        name: String,
-        /// What it wanted.
-        pages: usize,
-    },
-    /// The accelerator is not attached.
-    #[error("no accelerator is attached as hnode {0}")]
-    Detached(u8),
-    /// Its page tables do not take the mapping.
-    #[error(transparent)]
-    Map(#[from] MapError),
-    /// Pages could not be freed, as advised.
-    #[error(transparent)]
-    Free(#[from] FreeError),
-    /// Pages could not be pinned, or unpinned, as advised.
-    #[error(transparent)]
-    Pin(#[from] MigrateError),
-    /// The microVM cannot go on.
-    #[error(transparent)]
-    Failed(#[from] FaultError),
-}
-
-impl DeviceError {
-    fn full(device: &dyn Device, pages: usize) -> Self {
-        Self::Full {
-            name: device.name().to_owned(),
-            pages,
-        }
-    }
-}
-
-/// Why an accelerator cannot be attached.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    /// An entry cannot name more hnodes.
-    #[error("{0} tiers and accelerators are too many for one address space: at most 15")]
-    TooMany(usize),
-    /// Its granule is none.
-    #[error("a granule of {0} pages is not a power of two from 1 to 64")]
-    Granule(usize),
-    /// It has no room for page tables.
-    #[error(transparent)]
-    Map(#[from] MapError),
 }
 
 /// The accelerators of an address space, by hnode number less those of the tiers.
@@ -119,8 +69,7 @@ struct Slot {
 #[derive(Clone)]
 struct Attached {
     device: Arc<dyn Device>,
-    /// The cluster at which the next search for victims begins.
-    hand: Arc<AtomicU64>,
+    ledger: Arc<Ledger>,
 }
 
 /// A tier or an accelerator's memory.
@@ -147,6 +96,7 @@ impl Engine {
         if !granule.is_power_of_two() || granule > CLUSTER_PAGES {
             return Err(AttachError::Granule(granule));
         }
+        self.sharing.begin(self.table.blocks());
         let mut devices = self.slots_mut();
         let free = devices.iter().position(|slot| slot.attached.is_none());
         let at = free.unwrap_or(devices.len());
@@ -157,8 +107,8 @@ impl Engine {
         let slot = Slot {
             name: device.name().to_owned(),
             attached: Some(Attached {
+                ledger: Arc::new(Ledger::new(&*device)),
                 device,
-                hand: Arc::default(),
             }),
         };
         match devices.get_mut(at) {
@@ -174,13 +124,15 @@ impl Engine {
         let attached = self.attached(hnode)?;
         let device = &*attached.device;
         loop {
-            while device.usage().pages > 0 {
+            while device.usage().pages > attached.ledger.copies() {
                 let _passing = self.gate.pass();
                 if self.send_away(hnode, &attached, CLUSTER_PAGES, true)?.pages == 0 {
                     return Err(DeviceError::full(device, 0));
                 }
             }
             let _still = self.quiesce();
+            self.drop_copies(hnode, &attached, u64::MAX, true);
+            self.withdraw_all_remote(device);
             // A fault may have come in between.
             if device.usage().pages == 0 {
                 let mut devices = self.slots_mut();
@@ -190,8 +142,14 @@ impl Engine {
         }
     }
 
-    /// Brings the granule of `page` within the reach of accelerator `hnode`, which touched it or is expected to.
-    pub fn device_fault(&self, hnode: u8, page: PageNo) -> Result<(), DeviceError> {
+    /// Brings the granule of `page` within the reach of accelerator `hnode` for `access`.
+    pub fn device_fault(
+        &self,
+        hnode: u8,
+        page: PageNo,
+        access: Access,
+        cause: Cause,
+    ) -> Result<(), DeviceError> {
         let arrived = Instant::now();
         let attached = self.attached(hnode)?;
         let pages = attached.device.granule();
@@ -210,23 +168,48 @@ impl Engine {
                 // Asked again: it may have been detached meanwhile.
                 let attached = self.attached(hnode)?;
                 match self.lock_all(cluster, mask)? {
-                    Some(held) => self.bring_near(held, mask, hnode, &attached)?,
+                    Some(held) => self.place(held, mask, hnode, &attached, access, cause)?,
                     None => Near::Busy(first),
                 }
             };
             match near {
                 Near::There => break,
                 Near::Busy(page) if attempt == PATIENCE => return Err(DeviceError::Busy { page }),
-                Near::NoRoom if attempt >= ROOM_PATIENCE => {
+                // What is hot works where it is.
+                Near::NoRoom if attempt >= ROOM_PATIENCE || cause == Cause::Heat => {
                     return Err(DeviceError::full(&*attached.device, pages));
                 }
                 Near::Busy(_) | Near::NoRoom => AtomicU64::give_way(attempt),
-                Near::RoomMade => {}
+                Near::Closer if attempt >= PATIENCE => {
+                    return Err(DeviceError::Busy { page: first });
+                }
+                Near::Closer => {}
             }
         }
         self.stats.device_faults.record(arrived.elapsed());
         self.wake_background_if_low();
         Ok(())
+    }
+
+    /// Says where pages go that accelerator `hnode` touches; nothing if it is not attached.
+    pub fn set_placement(&self, hnode: u8, placement: Placement) {
+        if let Ok(attached) = self.attached(hnode) {
+            attached.ledger.set_placement(placement);
+        }
+    }
+
+    /// What crossed the link of accelerator `hnode`; nothing if it is not attached.
+    pub fn traffic(&self, hnode: u8) -> Traffic {
+        self.attached(hnode)
+            .map(|attached| attached.ledger.traffic())
+            .unwrap_or_default()
+    }
+
+    /// Bytes that are kept about accelerators and what they reach.
+    pub(super) fn devices_metadata_bytes(&self) -> u64 {
+        let ledgers = self.all_attached().into_iter();
+        let ledgers = ledgers.map(|(_, attached)| attached.ledger.metadata_bytes());
+        ledgers.sum::<u64>() + self.sharing.metadata_bytes()
     }
 
     /// The tier, or the accelerator's memory, that an entry's hnode number names.
@@ -258,16 +241,17 @@ impl Engine {
 
     /// The accelerators that are attached, each with its hnode number.
     pub(super) fn attached_devices(&self) -> Vec<(u8, Arc<dyn Device>)> {
+        let all = self.all_attached().into_iter();
+        all.map(|(hnode, attached)| (hnode, attached.device))
+            .collect()
+    }
+
+    fn all_attached(&self) -> Vec<(u8, Attached)> {
         let devices = self.slots();
         let numbered = devices.iter().enumerate();
-        let there = numbered.filter_map(|(at, slot)| Some((at, slot.attached.as_ref()?)));
+        let there = numbered.filter_map(|(at, slot)| Some((at, slot.attached.clone()?)));
         there
-            .map(|(at, attached)| {
-                (
-                    (self.tiers.len() + at + 1) as u8,
-                    Arc::clone(&attached.device),
-                )
-            })
+            .map(|(at, attached)| ((self.tiers.len() + at + 1) as u8, attached))
             .collect()
     }
 

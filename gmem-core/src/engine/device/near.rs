@@ -3,10 +3,10 @@
 use super::{Attached, DeviceError, Near};
 use crate::engine::reclaim::NoRoom;
 use crate::engine::{Engine, FaultError};
-use crate::hnode::device::Device;
+use crate::hnode::device::{Device, Reach};
 use crate::hnode::ram::Scratch;
 use crate::mmu::Obstacle;
-use crate::page::{CLUSTER_PAGES, ClusterNo, PageNo, Unit, bits, runs};
+use crate::page::{CLUSTER_PAGES, ClusterNo, PAGE_SIZE, PageNo, Unit, bits, runs};
 use crate::policy::Victims;
 use crate::stats::Site;
 use crate::table::{Entry, Flags, Frame, Guard, Pages, Place, State};
@@ -44,43 +44,48 @@ impl Engine {
         attached: &Attached,
     ) -> Result<Near, DeviceError> {
         let device = &*attached.device;
+        let cluster = pages.cluster();
         let (at, count) = (mask.trailing_zeros() as usize, mask.count_ones() as usize);
-        let first = pages.cluster().page(at);
-        if let State::Held(place) = pages.entry(at).state()
-            && place.hnode == hnode
-            && (0..count).all(|i| {
-                let expected = Place {
-                    hnode,
-                    frame: Frame(place.frame.0 + i as u64),
-                };
-                pages.entry(at + i).state() == State::Held(expected)
-            })
-            && place.frame.0.is_multiple_of(count as u64)
-        {
-            device.map(first, place.frame)?;
-            return Ok(Near::There);
-        }
+        let first = cluster.page(at);
         let pinned = |i: &usize| pages.entry(at + i).flags().has(Flags::PINNED);
         if let Some(i) = (0..count).find(pinned) {
             return Err(DeviceError::Pinned {
                 page: first.add(i as u64),
             });
         }
-        let Some(frame) = device.take(count) else {
-            drop(pages);
-            return self.make_room_in(hnode, attached, count);
-        };
-        let taken = Taken {
-            device,
-            frame,
-            count,
+        // Of copies that it has itself it becomes the owner: no bytes move.
+        let home = match self.copied_frames(cluster, mask, hnode) {
+            Some(frame) => Home::Copies(frame),
+            None => {
+                self.collapse(first, count, None);
+                let Some(taken) = Taken::take(device, count) else {
+                    drop(pages);
+                    return self.make_room_in(hnode, attached, count);
+                };
+                Home::Taken(taken)
+            }
         };
         if let Some(busy) = self.leave_guest(&mut pages, mask, device)? {
             return Ok(Near::Busy(busy));
         }
+        self.collapse(first, count, Some(hnode));
         let _turning = self.turning.begin();
-        self.copy_near(&pages, at, &taken)?;
-        device.map(first, frame)?;
+        let (frame, crossed) = match &home {
+            Home::Copies(frame) => (*frame, 0),
+            Home::Taken(taken) => (taken.frame, self.carry(&pages, at, taken)?),
+        };
+        let reach = Reach::Local {
+            frame,
+            writable: true,
+        };
+        device.map(first, reach)?;
+        match home {
+            Home::Copies(_) => self.own_copies(cluster, mask, hnode, attached),
+            Home::Taken(taken) => taken.keep(),
+        }
+        attached.ledger.migrated_in.add_pages(crossed);
+        attached.ledger.note_came(first, crossed);
+        self.sharing.forget_copied(first, count);
         for i in 0..count {
             let entry = pages.entry(at + i);
             let flags = entry
@@ -104,7 +109,6 @@ impl Engine {
             self.stats
                 .moved(Self::site(entry.state()), Site::Tier(hnode), 1);
         }
-        std::mem::forget(taken);
         Ok(Near::There)
     }
 
@@ -136,9 +140,7 @@ impl Engine {
                         Err(NoRoom::Failed(error)) => return Err(error.into()),
                     }
                 };
-                let moved = self
-                    .mmu
-                    .unmap(cluster.page(at), empty.address(), empty.pages());
+                let moved = self.leave(cluster.page(at), empty.address(), empty.pages());
                 if let Some(frames) = empty.arrived(moved.pages) {
                     self.staged.more(moved.pages);
                     self.stats.moved(Site::Host, Site::Staged, moved.pages);
@@ -174,51 +176,122 @@ impl Engine {
         Ok(None)
     }
 
-    /// Copies the bytes of the pages from index `at` on, none of them beneath the guest, into the frames taken.
-    fn copy_near(
+    /// Copies the bytes of the pages from index `at` on, none of them writable beneath the guest, into the frames taken.
+    /// Returns how many pages crossed the link.
+    pub(super) fn carry(
         &self,
         pages: &Pages<'_>,
         at: usize,
         taken: &Taken<'_>,
-    ) -> Result<(), DeviceError> {
-        let first = pages.cluster().page(at);
+    ) -> Result<usize, DeviceError> {
+        let zero = |i: usize| pages.entry(at + i).state() == State::Untouched;
         let mut scratch: Option<Scratch> = None;
-        for i in 0..taken.count {
-            let near = Frame(taken.frame.0 + i as u64);
-            match pages.entry(at + i).state() {
+        let (mut done, mut crossed) = (0, 0);
+        while done < taken.count {
+            let near = Frame(taken.frame.0 + done as u64);
+            let length = (done..taken.count).take_while(|i| !zero(*i)).count();
+            if length == 0 {
+                taken.device.zero(near, 1);
+                done += 1;
+                continue;
+            }
+            let scratch = match &mut scratch {
+                Some(scratch) => scratch,
+                none => none.insert(Scratch::new().map_err(|error| FaultError::Load {
+                    page: pages.cluster().page(at),
+                    tier: "host".to_owned(),
+                    source: std::io::Error::other(error).into(),
+                })?),
+            };
+            let bytes = scratch.bytes_mut(length);
+            self.gather(pages, at + done, bytes)?;
+            taken.device.fill(near, bytes);
+            done += length;
+            crossed += length;
+        }
+        Ok(crossed)
+    }
+
+    /// Copies the bytes of the pages from index `at` on, wherever each is, into `into`.
+    fn gather(&self, pages: &Pages<'_>, at: usize, into: &mut [u8]) -> Result<(), FaultError> {
+        let start = pages.cluster().page(at);
+        let total = into.len() / PAGE_SIZE;
+        let mut done = 0;
+        while done < total {
+            let rest = &mut into[done * PAGE_SIZE..];
+            let page = start.add(done as u64);
+            match pages.entry(at + done).state() {
                 State::Held(Place {
                     hnode: Place::RAM,
                     frame,
                 }) => {
                     let mut frames = self.arena.kept(frame, 1, Unit::Page);
-                    taken.device.fill(near, frames.bytes_mut());
+                    rest[..PAGE_SIZE].copy_from_slice(frames.bytes_mut());
                     frames.keep();
+                    done += 1;
                 }
-                State::Held(place) => {
-                    self.withdraw(place.hnode, first.add(i as u64), 1);
-                    let scratch = match &mut scratch {
-                        Some(scratch) => scratch,
-                        none => none.insert(Scratch::new().map_err(|error| FaultError::Load {
-                            page: first,
-                            tier: "host".to_owned(),
-                            source: std::io::Error::other(error).into(),
-                        })?),
-                    };
-                    self.load(first.add(i as u64), place, scratch.bytes_mut(1))?;
-                    taken.device.fill(near, scratch.bytes_mut(1));
+                State::Held(Place { hnode, .. }) => {
+                    let sources: Vec<Frame> = (done..total)
+                        .map_while(|i| match pages.entry(at + i).state() {
+                            State::Held(place) if place.hnode == hnode => Some(place.frame),
+                            _ => None,
+                        })
+                        .collect();
+                    let count = sources.len();
+                    self.withdraw(hnode, page, count);
+                    let tier = self.tier(hnode);
+                    tier.load_pages(&sources, &mut rest[..count * PAGE_SIZE])
+                        .map_err(|source| FaultError::Load {
+                            page,
+                            tier: tier.name().to_owned(),
+                            source,
+                        })?;
+                    self.sent_out(hnode, count);
+                    done += count;
                 }
-                _ => taken.device.zero(near, 1),
+                _ if self.beneath.read(page, &mut rest[..PAGE_SIZE]) => done += 1,
+                _ => {
+                    return Err(FaultError::Mmu {
+                        verb: "read beneath the guest",
+                        page,
+                        obstacle: Obstacle::Absent,
+                    });
+                }
             }
         }
         Ok(())
     }
 }
 
+/// The frames that a granule migrates to.
+enum Home<'a> {
+    /// They have copies of it.
+    Copies(Frame),
+    Taken(Taken<'a>),
+}
+
 /// Frames of an accelerator that no page has yet. Dropped, they are free again.
-struct Taken<'a> {
+pub(super) struct Taken<'a> {
     device: &'a dyn Device,
-    frame: Frame,
+    pub(super) frame: Frame,
     count: usize,
+}
+
+impl<'a> Taken<'a> {
+    /// Frames for a granule of `count` pages, if there are.
+    pub(super) fn take(device: &'a dyn Device, count: usize) -> Option<Self> {
+        let frame = device.take(count)?;
+        Some(Self {
+            device,
+            frame,
+            count,
+        })
+    }
+
+    /// They have pages now.
+    pub(super) fn keep(self) {
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for Taken<'_> {

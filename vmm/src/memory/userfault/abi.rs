@@ -24,6 +24,8 @@ pub const MOVE_DONTWAKE: u64 = 1 << 0;
 
 /// Write-protect: protect, not release.
 pub const WRITEPROTECT_WP: u64 = 1 << 0;
+/// Write-protect, releasing: do not wake who waits to write.
+pub const WRITEPROTECT_DONTWAKE: u64 = 1 << 1;
 
 /// `struct uffdio_api`.
 #[repr(C)]
