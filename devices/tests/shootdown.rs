@@ -185,3 +185,31 @@ fn a_second_invalidation_is_as_good_as_the_first() {
         worker.join().unwrap();
     });
 }
+
+#[test]
+fn what_a_unit_has_found_stays_for_as_long_as_it_is_held() {
+    loom::model(|| {
+        let (device, shootdown, mut units) = Device::new(1);
+        let mut unit = units.remove(0);
+        let worker = {
+            let device = device.clone();
+            loom::thread::spawn(move || {
+                unit.hold();
+                device.chunk(&mut unit, 0);
+                let found = unit.enter().tlb().lookup(PAGE.start, Access::Write);
+                device.chunk(&mut unit, 0);
+                let written = device.frame[0].with(|bytes| {
+                    // SAFETY: it is held with a translation, or the frame is nobody's while it has none.
+                    found.is_some().then(|| unsafe { *bytes })
+                });
+                assert!(
+                    matches!(written, None | Some(2)),
+                    "{written:?}: taken away from a unit that was held"
+                );
+                unit.release();
+            })
+        };
+        device.take_away(&shootdown);
+        worker.join().unwrap();
+    });
+}

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use gmem_core::accel::{Accelerator, Attachment, Placement};
 use gmem_core::engine::{AttachError, Engine};
 use gmem_core::hnode::link::Link;
-use gmem_core::hnode::local::LocalMemory;
+use gmem_core::hnode::local::{LocalMemory, Speeds};
 
 use super::arch::Arch;
 use super::hardware::Hardware;
@@ -28,6 +28,8 @@ pub struct CardOptions {
     pub memory: u64,
     /// Its link to the host.
     pub link: Link,
+    /// How fast it reaches memory itself.
+    pub speeds: Speeds,
     /// Execution units.
     pub units: usize,
     /// Where pages go that it touches.
@@ -102,7 +104,8 @@ impl Card {
         tables: u64,
         host: Arc<dyn HostMemory>,
     ) -> io::Result<Self> {
-        let memory = Arc::new(LocalMemory::new(options.memory, tables, options.link)?);
+        let memory = LocalMemory::new(options.memory, tables, options.link)?;
+        let memory = Arc::new(memory.with_speeds(options.speeds));
         let hardware = Hardware::<F>::new(Arc::clone(&memory), options.units);
         let pmap = Arc::clone(&hardware);
         let start = move |attachment: &Arc<Attachment>, depth| {

@@ -77,25 +77,32 @@ impl<F: Format> Processor<F> {
                 let Some(missing) = missing else {
                     work(&reachable, at);
                     drop(inside);
-                    return self.crossed(parts, reachable.crossed());
+                    return self.account(parts, &reachable);
                 };
                 missing
             };
+            if self.unit.is_held() {
+                // All was there, and nothing was taken away.
+                return Err(CommandError::Thrashing(missing.page.address()));
+            }
             // Outside: what brings the page may have to take others away.
             self.attachment.fault(missing.page, kind(missing.access))?;
         }
         Err(CommandError::Thrashing(parts[0].page.address()))
     }
 
-    /// Waits for what crossed the link, and notes it, outside of the chunk: a page that is hot comes.
-    fn crossed(&self, parts: &[Part], crossed: [u64; OPERANDS]) -> Result<(), CommandError> {
+    /// Waits for what the accesses take, outside of the chunk, and notes what crossed the link: a page that is hot comes.
+    fn account(&self, parts: &[Part], reachable: &Reachable<'_>) -> Result<(), CommandError> {
+        let start = Instant::now();
+        self.memory.used(start, reachable.used());
+        let crossed = reachable.crossed();
         let bytes: u64 = crossed.iter().sum();
         if bytes == 0 {
             return Ok(());
         }
-        self.memory.cross(Instant::now(), bytes as usize);
+        self.memory.cross(start, bytes as usize);
         for (part, bytes) in parts.iter().zip(crossed) {
-            if bytes > 0 {
+            if bytes > 0 && !self.unit.is_held() {
                 self.attachment
                     .accessed_remotely(part.page, kind(part.access), bytes)?;
             }
@@ -105,7 +112,7 @@ impl<F: Format> Processor<F> {
 }
 
 /// Whether an access changes the page, in the engine's words.
-fn kind(access: Access) -> accel::Access {
+pub(super) fn kind(access: Access) -> accel::Access {
     match access.writes() {
         true => accel::Access::Write,
         false => accel::Access::Read,

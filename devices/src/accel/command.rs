@@ -44,6 +44,17 @@ pub enum Command {
         /// What.
         value: u64,
     },
+    /// Adds to words of 8 bytes, aligned, each at once, one after the other.
+    AtomicAdds {
+        /// The first.
+        at: u64,
+        /// How many.
+        count: u64,
+        /// Bytes from one to the next, a multiple of 8.
+        stride: u64,
+        /// What.
+        value: u64,
+    },
     /// `y[i] = a * x[i] + y[i]`, f32; all aligned to 4 bytes.
     Saxpy {
         /// The factor.
@@ -169,6 +180,18 @@ pub enum CommandError {
     /// A page does not come.
     #[error(transparent)]
     Fault(#[from] DeviceError),
+    /// The operands are more than an accelerator that does not fault can hold. Nothing was done.
+    #[error(
+        "{name} does not fault, and operands of {bytes} bytes are more than its {memory} bytes of memory"
+    )]
+    TooLarge {
+        /// The accelerator's make.
+        name: &'static str,
+        /// Bytes of the operands, by granules.
+        bytes: u64,
+        /// Bytes of its memory.
+        memory: u64,
+    },
     /// The stream was ended.
     #[error("the stream that it was given to has ended")]
     Stopped,

@@ -8,6 +8,7 @@
 //! | `command` | what an accelerator can be asked to do, and why it was not done |
 //! | `processor` | an execution unit at work: commands |
 //! | `chunk` | their work a page at a time: fault and replay |
+//! | `resident` | the same for accelerators that do not fault: all operands are there, or none |
 //! | `operand` | where operands lie: in the accelerator's memory, or in the guest's, over the link |
 //! | `stream` | commands in their order, on a thread of the unit's own |
 //! | `tensor` | its matrix products and attention |
@@ -21,6 +22,7 @@ mod hardware;
 pub mod mmu;
 mod operand;
 mod processor;
+mod resident;
 mod stream;
 mod tensor;
 

@@ -57,6 +57,8 @@ pub(super) struct Reachable<'a> {
     host: Option<&'a dyn HostMemory>,
     /// Bytes of each operand that crossed the link.
     crossed: [Cell<u64>; OPERANDS],
+    /// Bytes accessed in the accelerator's own memory.
+    used: Cell<usize>,
 }
 
 impl<'a> Reachable<'a> {
@@ -65,6 +67,7 @@ impl<'a> Reachable<'a> {
             memory,
             host,
             crossed: Default::default(),
+            used: Cell::new(0),
         }
     }
 
@@ -90,7 +93,10 @@ impl<'a> Reachable<'a> {
 
     pub(super) fn read(&self, from: Operand, into: &mut [u8]) {
         match (from.place, self.host) {
-            (Place::Local(at), _) => self.memory.read(at, into),
+            (Place::Local(at), _) => {
+                self.memory.read(at, into);
+                self.use_up(into.len());
+            }
             (Place::Host(at), Some(host)) => {
                 host.read(at, into);
                 self.cross(from, into.len());
@@ -101,7 +107,10 @@ impl<'a> Reachable<'a> {
 
     pub(super) fn write(&self, to: Operand, bytes: &[u8]) {
         match (to.place, self.host) {
-            (Place::Local(at), _) => self.memory.write(at, bytes),
+            (Place::Local(at), _) => {
+                self.memory.write(at, bytes);
+                self.use_up(bytes.len());
+            }
             (Place::Host(at), Some(host)) => {
                 host.write(at, bytes);
                 self.cross(to, bytes.len());
@@ -113,7 +122,10 @@ impl<'a> Reachable<'a> {
     /// Adds to a word; returns what was there.
     pub(super) fn atomic_add(&self, at: Operand, value: u64) -> u64 {
         match (at.place, self.host) {
-            (Place::Local(at), _) => work::atomic_add(self.memory.word(at), value),
+            (Place::Local(at), _) => {
+                self.use_up(size_of::<u64>());
+                work::atomic_add(self.memory.word(at), value)
+            }
             (Place::Host(address), Some(host)) => {
                 self.cross(at, size_of::<u64>());
                 host.atomic_add(address, value)
@@ -125,6 +137,15 @@ impl<'a> Reachable<'a> {
     /// Bytes of each operand that crossed the link.
     pub(super) fn crossed(&self) -> [u64; OPERANDS] {
         self.crossed.each_ref().map(Cell::get)
+    }
+
+    /// Bytes accessed in the accelerator's own memory.
+    pub(super) fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    fn use_up(&self, bytes: usize) {
+        self.used.set(self.used.get() + bytes);
     }
 
     fn cross(&self, operand: Operand, bytes: usize) {

@@ -1,7 +1,7 @@
 //! An execution unit at work: commands on guest-physical addresses.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gmem_core::accel::Attachment;
 use gmem_core::hnode::local::LocalMemory as Hbm;
@@ -21,6 +21,8 @@ pub struct Processor<F: Format> {
     pub(super) attachment: Arc<Attachment>,
     /// Set, the command under way ends at its next page.
     pub(super) stop: Arc<AtomicBool>,
+    /// It faults; otherwise operands are all there before a command begins.
+    pub(super) faults: Arc<AtomicBool>,
 }
 
 impl<F: Format> Processor<F> {
@@ -33,6 +35,7 @@ impl<F: Format> Processor<F> {
             memory: Arc::clone(hardware.memory()),
             attachment: Arc::clone(attachment),
             stop: Arc::default(),
+            faults: Arc::new(AtomicBool::new(true)),
         })
     }
 
@@ -45,6 +48,19 @@ impl<F: Format> Processor<F> {
     /// Carries a command out. The answer is the old value of [`Command::AtomicAdd`], the sum of [`Command::Sum`], the bits of
     /// that of [`Command::Reduce`], else 0.
     pub fn execute(&mut self, command: Command) -> Result<u64, CommandError> {
+        match self.faults.load(Ordering::Relaxed) {
+            true => self.carry_out(command),
+            false => self.execute_resident(command),
+        }
+    }
+
+    /// Whether operands come as it touches them, from the next command on; as they do at first. Otherwise all of them are
+    /// brought before a command begins, and stay until it ends, or it does not begin.
+    pub fn set_faults(&self, faults: bool) {
+        self.faults.store(faults, Ordering::Relaxed);
+    }
+
+    pub(super) fn carry_out(&mut self, command: Command) -> Result<u64, CommandError> {
         match command {
             Command::Nop => {}
             Command::Advise {
@@ -73,6 +89,20 @@ impl<F: Format> Processor<F> {
                     old = memory.atomic_add(at, value);
                 })?;
                 return Ok(old);
+            }
+            Command::AtomicAdds {
+                at,
+                count,
+                stride,
+                value,
+            } => {
+                check(at, span(at, count, stride)?, 8)?;
+                for n in 0..count {
+                    let word = [(at + n * stride, Access::Atomic)];
+                    self.chunks(word, 8, |reachable, [at], _, _| {
+                        reachable.atomic_add(at, value);
+                    })?;
+                }
             }
             Command::Saxpy { a, x, y, len } => {
                 check(x, len, 4)?;
@@ -213,6 +243,21 @@ pub(super) fn check(address: u64, len: u64, align: u64) -> Result<(), CommandErr
     match address.checked_add(len) {
         Some(_) => Ok(()),
         None => Err(CommandError::Wraps { address, len }),
+    }
+}
+
+/// Bytes from the first of `count` words, `stride` bytes apart, to the end of the last.
+pub(super) fn span(at: u64, count: u64, stride: u64) -> Result<u64, CommandError> {
+    check(at, stride, 8)?;
+    match count.checked_sub(1) {
+        None => Ok(0),
+        // Nothing would end it.
+        Some(1..) if stride == 0 => Err(CommandError::Misaligned {
+            address: at,
+            len: 0,
+            align: 8,
+        }),
+        Some(steps) => Ok(size(at, steps, stride)?.saturating_add(8)),
     }
 }
 

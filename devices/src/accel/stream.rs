@@ -28,6 +28,8 @@ struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
     stop: Arc<AtomicBool>,
+    /// Whether the unit faults.
+    faults: Arc<AtomicBool>,
     depth: usize,
 }
 
@@ -47,6 +49,7 @@ impl Stream {
             queue: Mutex::default(),
             changed: Condvar::new(),
             stop: processor.stop_flag(),
+            faults: Arc::clone(&processor.faults),
             depth,
         });
         let of_worker = Arc::clone(&shared);
@@ -80,6 +83,11 @@ impl Stream {
         while queue.busy || !queue.waiting.is_empty() {
             queue = self.shared.wait(queue);
         }
+    }
+
+    /// Whether operands come as they are touched, from the next command on: see [`Processor::set_faults`].
+    pub fn set_faults(&self, faults: bool) {
+        self.shared.faults.store(faults, Ordering::Relaxed);
     }
 
     /// Ends what is under way at the next page, and what waits; all are told before this returns, and nothing of them

@@ -127,6 +127,8 @@ impl Streams for Eager {
         Ok(())
     }
 
+    fn set_faults(&self, _: bool) {}
+
     fn abort(&self) {}
 
     fn synchronize(&self) {}

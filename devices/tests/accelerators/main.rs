@@ -5,6 +5,7 @@
 mod simulated;
 
 mod placements;
+mod resident;
 mod results;
 mod streams;
 

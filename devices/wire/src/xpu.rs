@@ -67,6 +67,8 @@ pub mod op {
     pub const ATTENTION: u32 = 10;
     /// `address, len, advice`: see [`crate::gmem::advice`]; in its turn among the stream's commands.
     pub const ADVISE: u32 = 11;
+    /// `at, count, stride, value`
+    pub const ATOMIC_ADDS: u32 = 12;
 }
 
 /// How a command ended.

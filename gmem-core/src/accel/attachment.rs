@@ -76,6 +76,12 @@ impl Attachment {
             .device_fault(self.hnode, page, access, Cause::Touch)
     }
 
+    /// Brings the page, with its granule, into the accelerator's own memory, wherever a fault would leave it.
+    pub fn bring(&self, page: PageNo, access: Access) -> Result<(), DeviceError> {
+        self.engine
+            .device_fault(self.hnode, page, access, Cause::Advice)
+    }
+
     /// Notes that the accelerator accessed `bytes` of the page beneath the guest, over the link. A page that turns out to
     /// be hot comes into its memory. To be called as [`Attachment::fault`] is.
     pub fn accessed_remotely(

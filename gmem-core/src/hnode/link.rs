@@ -44,7 +44,13 @@ impl Link {
 
     /// Waits for as long as transferring `bytes` that began at `start` takes.
     pub fn transfer(&self, start: Instant, bytes: usize) {
-        if self.latency.is_zero() && self.picos_per_byte == 0 {
+        self.transfer_later(start, bytes, Duration::ZERO);
+    }
+
+    /// The same, for a transfer that arrives `latency` later than others do.
+    pub fn transfer_later(&self, start: Instant, bytes: usize, latency: Duration) {
+        let latency = self.latency + latency;
+        if latency.is_zero() && self.picos_per_byte == 0 {
             return;
         }
         let left_at = {
@@ -59,7 +65,7 @@ impl Link {
             *free_at = Some(left_at);
             left_at
         };
-        wait_until(left_at + self.latency);
+        wait_until(left_at + latency);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::page::{PAGE_SIZE, Unit};
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// An accelerator's memory. Shared by the accelerator, which uses the frames that its page tables name, and the address
 /// spaces whose pages are in them.
@@ -18,6 +18,26 @@ pub struct LocalMemory {
     size: u64,
     frames: Frames,
     link: Link,
+    speeds: Speeds,
+}
+
+/// How fast the accelerator itself reaches memory.
+#[derive(Debug)]
+pub struct Speeds {
+    /// Its own memory: a latency for each chunk of work, and a bandwidth.
+    pub local: Link,
+    /// Added to the link's latency for each chunk of work that accesses the guest's memory in place, microseconds.
+    pub remote_latency_us: f64,
+}
+
+impl Default for Speeds {
+    /// As fast as it is.
+    fn default() -> Self {
+        Self {
+            local: Link::new(0.0, 0.0),
+            remote_latency_us: 0.0,
+        }
+    }
 }
 
 impl LocalMemory {
@@ -37,7 +57,13 @@ impl LocalMemory {
             size: pages * page,
             frames: Frames::new(frames),
             link,
+            speeds: Speeds::default(),
         })
+    }
+
+    /// The same memory, that the accelerator reaches at these speeds.
+    pub fn with_speeds(self, speeds: Speeds) -> Self {
+        Self { speeds, ..self }
     }
 
     /// Its size, bytes, reserved ones included.
@@ -98,7 +124,15 @@ impl LocalMemory {
     /// Waits for as long as `bytes` of the guest's memory that the accelerator accessed in place, from `start` on, take on
     /// the link. They share it with pages that come and leave.
     pub fn cross(&self, start: Instant, bytes: usize) {
-        self.link.transfer(start, bytes);
+        let latency = Duration::from_secs_f64(self.speeds.remote_latency_us.clamp(0.0, 1e7) / 1e6);
+        self.link.transfer_later(start, bytes, latency);
+    }
+
+    /// Waits for as long as the accelerator takes to access `bytes` of its own memory, from `start` on.
+    pub fn used(&self, start: Instant, bytes: usize) {
+        if bytes > 0 {
+            self.speeds.local.transfer(start, bytes);
+        }
     }
 
     /// Fills with zeros, as the accelerator itself does: nothing crosses the link.

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use gmem_core::accel::{Placement, Traffic};
 use gmem_core::engine::Engine;
 use gmem_core::hnode::link::Link;
+use gmem_core::hnode::local::Speeds;
 pub use gmem_devices::accel::Arch;
 use gmem_devices::accel::{Card, CardError, CardOptions, HostMemory, Stream};
 use gmem_devices::virtio::xpu::{Accelerator, Streams, StreamsError, XpuConfig};
@@ -25,6 +26,14 @@ pub struct AccelConfig {
     pub latency_us: f64,
     /// Bandwidth of its link, 10^9 bytes a second; unlimited if not given.
     pub gbps: Option<f64>,
+    /// Added to that for what it accesses in the guest's memory, microseconds.
+    pub remote_latency_us: f64,
+    /// Of its own memory, for each chunk of work, microseconds.
+    pub hbm_latency_us: f64,
+    /// Bandwidth of its own memory, 10^9 bytes a second; unlimited if not given.
+    pub hbm_gbps: Option<f64>,
+    /// Operands come as it touches them.
+    pub faults: bool,
     /// How many streams of commands.
     pub streams: usize,
     /// Where pages go that it touches.
@@ -62,6 +71,10 @@ impl Accelerators {
                 },
                 memory: config.hbm,
                 link: Link::new(config.latency_us, config.gbps.unwrap_or(0.0)),
+                speeds: Speeds {
+                    local: Link::new(config.hbm_latency_us, config.hbm_gbps.unwrap_or(0.0)),
+                    remote_latency_us: config.remote_latency_us,
+                },
                 // One more than streams: it copies for virtio-gmem.
                 units: config.streams + 1,
                 placement: config.placement,
@@ -92,7 +105,7 @@ impl AccelConfig {
             streams: self.streams,
             memory: card.bytes(),
             granule: self.arch.granule() as u32,
-            faults: true,
+            faults: self.faults,
         }
     }
 }

@@ -8,6 +8,9 @@ use crate::accelerators::{AccelConfig, Arch};
 
 /// The kinds that there are.
 const KINDS: &str = "npu, gpu";
+/// The keys that an accelerator has.
+const KEYS: &str = "its keys are hbm, latency_us, gbps, remote_latency_us, hbm_latency_us, hbm_gbps, faults, streams \
+    and place";
 /// What an accelerator has if nobody says otherwise.
 const HBM: u64 = 256 << 20;
 const DEFAULT_STREAMS: usize = 4;
@@ -36,19 +39,30 @@ pub fn parse(text: &str) -> Result<AccelConfig, AccelError> {
         hbm: HBM,
         latency_us: 0.0,
         gbps: None,
+        remote_latency_us: 0.0,
+        hbm_latency_us: 0.0,
+        hbm_gbps: None,
+        faults: true,
         streams: DEFAULT_STREAMS,
         placement: Placement::Adaptive,
     };
     for (key, value) in keys::read(words)? {
         match key {
             "hbm" => config.hbm = keys::size(value)?,
-            "latency_us" => config.latency_us = keys::latency_us(value)?.into(),
-            "gbps" => config.gbps = Some(keys::gbps(value)?),
+            "latency_us" => config.latency_us = keys::latency("latency_us", value)?.into(),
+            "gbps" => config.gbps = Some(keys::rate("gbps", value)?),
+            "remote_latency_us" => {
+                config.remote_latency_us = keys::latency("remote_latency_us", value)?.into();
+            }
+            "hbm_latency_us" => {
+                config.hbm_latency_us = keys::latency("hbm_latency_us", value)?.into();
+            }
+            "hbm_gbps" => config.hbm_gbps = Some(keys::rate("hbm_gbps", value)?),
+            "faults" => config.faults = faults(value)?,
             "streams" => config.streams = streams(value)?,
             "place" => config.placement = placement(value)?,
             _ => {
-                let remedy = "its keys are hbm, latency_us, gbps, streams and place";
-                return Err(keys::unknown("an accelerator", key, remedy).into());
+                return Err(keys::unknown("an accelerator", key, KEYS).into());
             }
         }
     }
@@ -65,6 +79,14 @@ fn placement(value: &str) -> Result<Placement, KeyError> {
             return Err(keys::bad_value("place", value, expected));
         }
     })
+}
+
+fn faults(value: &str) -> Result<bool, KeyError> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(keys::bad_value("faults", value, "on or off")),
+    }
 }
 
 fn streams(value: &str) -> Result<usize, KeyError> {
@@ -85,6 +107,17 @@ mod tests {
         assert_eq!(config.arch, Arch::Gpu);
         assert_eq!((config.hbm, config.streams), (128 << 20, 1));
         assert_eq!((config.gbps, config.latency_us), (Some(8.0), 2.0));
+        let text = "npu,hbm_gbps=800,hbm_latency_us=1,remote_latency_us=3,faults=off";
+        let slow = parse(text).unwrap();
+        assert_eq!(
+            (
+                slow.hbm_gbps,
+                slow.hbm_latency_us,
+                slow.remote_latency_us,
+                slow.faults
+            ),
+            (Some(800.0), 1.0, 3.0, false)
+        );
         let npu = parse("npu,place=first-touch").unwrap();
         assert_eq!((npu.hbm, npu.placement), (HBM, Placement::FirstTouch));
     }
@@ -103,6 +136,8 @@ mod tests {
         says("npu,size=1G", "its keys are");
         says("npu,gbps=0", "positive");
         says("npu,place=here", "first-touch");
+        says("npu,faults=no", "on or off");
+        says("npu,hbm_gbps=-1", "hbm_gbps=-1");
         for streams in ["0", "9", "many"] {
             says(&format!("npu,streams={streams}"), "1 to 8");
         }

@@ -72,19 +72,19 @@ pub(super) fn bad_value(key: &'static str, value: &str, expected: &'static str) 
     }
 }
 
-/// `latency_us`
-pub(super) fn latency_us(value: &str) -> Result<u32, KeyError> {
+/// Microseconds.
+pub(super) fn latency(key: &'static str, value: &str) -> Result<u32, KeyError> {
     let latency = value.parse();
-    latency.map_err(|_| bad_value("latency_us", value, "whole microseconds"))
+    latency.map_err(|_| bad_value(key, value, "whole microseconds"))
 }
 
-/// `gbps`
-pub(super) fn gbps(value: &str) -> Result<f64, KeyError> {
+/// A bandwidth, 10^9 bytes a second.
+pub(super) fn rate(key: &'static str, value: &str) -> Result<f64, KeyError> {
     let rate = value
         .parse()
         .ok()
         .filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
-    rate.ok_or_else(|| bad_value("gbps", value, "a positive number of 10^9 bytes a second"))
+    rate.ok_or_else(|| bad_value(key, value, "a positive number of 10^9 bytes a second"))
 }
 
 /// A size.

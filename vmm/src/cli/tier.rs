@@ -199,8 +199,8 @@ fn hbm(keys: &[Key<'_>]) -> Result<TierKind, TierError> {
     let mut gbps = None;
     for &(key, value) in keys {
         match key {
-            "latency_us" => latency_us = keys::latency_us(value)?,
-            "gbps" => gbps = Some(keys::gbps(value)?),
+            "latency_us" => latency_us = keys::latency("latency_us", value)?,
+            "gbps" => gbps = Some(keys::rate("gbps", value)?),
             _ => return Err(unknown("a hbm tier", key, "its keys are latency_us and gbps").into()),
         }
     }

@@ -98,6 +98,7 @@ impl<A: Fence> Shootdown<A> {
             shootdown: shootdown.clone(),
             index,
             seen: FIRST,
+            held: false,
             tlb,
         };
         let units = tlbs.into_iter().enumerate().map(unit).collect();
@@ -176,6 +177,8 @@ pub struct Unit<A: Fence = AtomicU64> {
     index: usize,
     /// What was invalidated up to this epoch is not in the TLB.
     seen: u64,
+    /// It stays inside between chunks.
+    held: bool,
     tlb: Tlb,
 }
 
@@ -183,6 +186,35 @@ impl<A: Fence> Unit<A> {
     /// Begins a chunk of work, on at most a page: translations found until the guard is dropped may be used until
     /// then. Drop it before waiting for anything.
     pub fn enter(&mut self) -> Inside<'_, A> {
+        if !self.held {
+            self.go_in();
+        }
+        Inside(self)
+    }
+
+    /// Stays inside from now on, through any number of chunks, until [`Unit::release`]: nothing that it has translated is
+    /// taken away meanwhile. For units that cannot fault; who invalidates waits for all of that.
+    pub fn hold(&mut self) {
+        if !self.held {
+            self.go_in();
+            self.held = true;
+        }
+    }
+
+    /// Stays inside no longer.
+    pub fn release(&mut self) {
+        if self.held {
+            self.held = false;
+            self.go_out();
+        }
+    }
+
+    /// Whether it stays inside.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    fn go_in(&mut self) {
         let shootdown = &*self.shootdown;
         let word = &shootdown.units[self.index].0;
         word.store(ENTERING, Ordering::Relaxed);
@@ -194,12 +226,22 @@ impl<A: Fence> Unit<A> {
         }
         // What earlier chunks did goes along.
         word.store(epoch, Ordering::Release);
-        Inside(self)
+    }
+
+    fn go_out(&self) {
+        let word = &self.shootdown.units[self.index].0;
+        word.store(OUTSIDE, Ordering::Release);
     }
 
     /// The unit's TLB, to see what it did.
     pub fn tlb(&self) -> &Tlb {
         &self.tlb
+    }
+}
+
+impl<A: Fence> Drop for Unit<A> {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -236,9 +278,8 @@ impl<A: Fence> Inside<'_, A> {
 
 impl<A: Fence> Drop for Inside<'_, A> {
     fn drop(&mut self) {
-        let unit = &*self.0;
-        unit.shootdown.units[unit.index]
-            .0
-            .store(OUTSIDE, Ordering::Release);
+        if !self.0.held {
+            self.0.go_out();
+        }
     }
 }

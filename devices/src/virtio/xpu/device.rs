@@ -226,11 +226,16 @@ impl Device for Xpu {
         vec![self.done.signal.as_raw_fd()]
     }
 
-    fn start(&mut self, _: u64, _: &mut Guest<'_>) -> Result<(), Broken> {
-        if self.streams.is_none() {
-            let streams = self.accelerator.streams();
-            self.streams = Some(streams.map_err(|error| Broken(error.to_string()))?);
-        }
+    fn start(&mut self, features: u64, _: &mut Guest<'_>) -> Result<(), Broken> {
+        let streams = match self.streams.take() {
+            Some(streams) => streams,
+            None => {
+                let streams = self.accelerator.streams();
+                streams.map_err(|error| Broken(error.to_string()))?
+            }
+        };
+        streams.set_faults(features & feature::FAULTS != 0);
+        self.streams = Some(streams);
         Ok(())
     }
 

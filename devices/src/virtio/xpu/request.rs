@@ -98,6 +98,15 @@ fn of(operation: u32, args: [u64; ARGS]) -> Option<(Command, usize)> {
             let (at, value) = (first, second);
             (Command::AtomicAdd { at, value }, 2)
         }
+        op::ATOMIC_ADDS => {
+            let adds = Command::AtomicAdds {
+                at: first,
+                count: second,
+                stride: third,
+                value: fourth,
+            };
+            (adds, 4)
+        }
         op::SAXPY => {
             let (a, x, y, len) = (float(first)?, second, third, fourth);
             (Command::Saxpy { a, x, y, len }, 4)
@@ -171,6 +180,7 @@ pub(super) fn response(result: Result<u64, CommandError>) -> Option<Response> {
         Err(CommandError::Stopped) => return None,
         Err(CommandError::Fault(error)) => of_fault(&error),
         Err(CommandError::Thrashing(address)) => (status::NO_MEMORY, address),
+        Err(CommandError::TooLarge { .. }) => (status::TOO_LARGE, 0),
         Err(CommandError::Row(work::Error::Row { index, .. })) => (status::ROW, index.into()),
         Err(
             CommandError::Misaligned { .. }

@@ -34,6 +34,10 @@ pub trait Streams: Send {
     /// Puts a command behind those of stream `stream`.
     fn submit(&self, stream: usize, command: Command, done: Done) -> Result<(), StreamFull>;
 
+    /// Whether operands come as the accelerator touches them, from the next command on; otherwise all are brought before a
+    /// command begins.
+    fn set_faults(&self, faults: bool);
+
     /// Ends what is under way, at the next page, and what waits. All are told before this returns, and nothing of them
     /// touches memory any more.
     fn abort(&self);
@@ -48,6 +52,10 @@ impl Streams for Vec<Stream> {
             Some(stream) => stream.submit(command, done),
             None => Err(StreamFull(0)),
         }
+    }
+
+    fn set_faults(&self, faults: bool) {
+        self.iter().for_each(|stream| stream.set_faults(faults));
     }
 
     fn abort(&self) {
