@@ -32,6 +32,8 @@ pub struct Attack<'a> {
     pub cpus: u64,
     /// There is a tap interface.
     pub net: bool,
+    /// There is an accelerator, and the door to the memory system.
+    pub accelerators: bool,
     /// What the guest's host RAM is at first; later it is [`HOST`].
     pub budget: u64,
 }
@@ -44,6 +46,7 @@ impl Default for Attack<'_> {
             rounds: 40,
             cpus: 1,
             net: false,
+            accelerators: true,
             budget: HOST,
         }
     }
@@ -79,6 +82,7 @@ impl Host {
             rounds,
             cpus,
             net,
+            accelerators,
             budget,
         } = attack;
         let (host, vsock) = (format!("host:{budget}"), self.path("vsock"));
@@ -91,6 +95,9 @@ impl Host {
             self.path("control"),
         );
         let mut args: Vec<&str> = line.split_ascii_whitespace().collect();
+        if *accelerators {
+            args.extend(["--accel", "npu,hbm=4M"]);
+        }
         if *net {
             args.extend(["--net", "tap=tap0"]);
         }

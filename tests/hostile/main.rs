@@ -56,6 +56,16 @@ fn a_hostile_driver_of_sockets_harms_nothing_else() {
 }
 
 #[test]
+fn a_hostile_driver_of_an_accelerator_harms_nothing_else() {
+    attack_one("xpu");
+}
+
+#[test]
+fn a_hostile_driver_of_the_door_to_the_memory_system_harms_nothing_else() {
+    attack_one("gmem");
+}
+
+#[test]
 fn a_hostile_driver_of_a_console_harms_nothing_else() {
     attack_one("console");
 }
@@ -102,8 +112,8 @@ fn hostile_drivers_of_all_devices_on_two_cpus_harm_nothing_else() {
                 net: true,
                 ..Attack::default()
             });
-            assert_eq!(guest["devices"], 7, "{guest}");
-            assert_eq!(guest["recoveries"], 7 * 2 * 20, "{guest}");
+            assert_eq!(guest["devices"], 9, "{guest}");
+            assert_eq!(guest["recoveries"], 9 * 2 * 20, "{guest}");
         }
     });
 }
@@ -117,6 +127,8 @@ fn memory_begins_to_move_under_attack() {
         let guest = host.withstand(&Attack {
             cpus,
             rounds: 25,
+            // Memory that accelerators share moves from the start.
+            accelerators: false,
             budget: 64 << 20,
             ..Attack::default()
         });

@@ -4,6 +4,7 @@
 //! fault that `chunk` reports: the glue that docs/porting.md counts.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use gmem_core::accel::{Accelerator, Attachment, Placement};
@@ -75,16 +76,16 @@ pub struct Card {
 }
 
 impl Card {
-    /// An accelerator for guest-physical addresses below `top`, which reaches `host` in place. Its page tables lie in its
+    /// An accelerator for the guest-physical addresses of `ram`, which reaches `host` in place. Its page tables lie in its
     /// own memory.
     pub fn new(
         options: CardOptions,
-        top: u64,
+        ram: &[Range<u64>],
         host: Arc<dyn HostMemory>,
     ) -> Result<Self, CardError> {
         let CardOptions { name, memory, .. } = &options;
         let (name, memory) = (name.clone(), *memory);
-        let tables = options.arch.tables(top);
+        let tables = options.arch.tables(ram);
         if memory < tables + options.arch.granule() {
             return Err(CardError::Memory {
                 name,

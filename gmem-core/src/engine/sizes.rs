@@ -110,7 +110,8 @@ impl Engine {
         let reserve = reserve_pages(self.unit);
         let tiers: u64 = self.tiers.iter().map(|tier| tier.guaranteed_pages()).sum();
         let capacity = host - reserve + tiers;
-        if memory > capacity && !self.overcommit {
+        // Memory that fits the host as it is needs no room to turn: each page has a frame to come back to.
+        if memory > host.max(capacity) && !self.overcommit {
             return Err(ConfigError::Capacity {
                 memory: bytes(memory),
                 capacity: bytes(capacity),

@@ -2,6 +2,7 @@
 
 mod nodes;
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use gmem_core::accel::{Placement, Traffic};
@@ -49,11 +50,11 @@ pub(crate) struct Accelerators {
 }
 
 impl Accelerators {
-    /// Makes them for guest-physical addresses below `top`, with the guest's memory for them to reach in place. They are
-    /// named by their kinds, with a number from the second of a kind on.
+    /// Makes them for the guest-physical addresses of `ram`, which they reach in place by `host`. They are named by their
+    /// kinds, with a number from the second of a kind on.
     pub(crate) fn new(
         configs: &[AccelConfig],
-        top: u64,
+        ram: &[Range<u64>],
         host: &Arc<dyn HostMemory>,
     ) -> Result<Self, CardError> {
         let mut made = Self::default();
@@ -79,7 +80,7 @@ impl Accelerators {
                 units: config.streams + 1,
                 placement: config.placement,
             };
-            let card = Card::new(options, top, Arc::clone(host))?;
+            let card = Card::new(options, ram, Arc::clone(host))?;
             made.cards.push(Arc::new(card));
         }
         Ok(made)

@@ -175,12 +175,12 @@ impl Made {
         configs: &[AccelConfig],
         memory: &Arc<ManagedMemory>,
     ) -> Result<(), DeviceError> {
-        let top = memory
-            .ram()
-            .mapped()
-            .map(|region| region.start + region.size);
+        let regions = memory.ram().mapped();
+        let ram: Vec<_> = regions
+            .map(|region| region.start..region.start + region.size)
+            .collect();
         let host: Arc<dyn HostMemory> = memory.ram().clone();
-        self.accelerators = Accelerators::new(configs, top.max().unwrap_or(0), &host)?;
+        self.accelerators = Accelerators::new(configs, &ram, &host)?;
         for (config, card) in configs.iter().zip(self.accelerators.cards.clone()) {
             let told = config.of(&card);
             let streams = config.streams;
