@@ -31,9 +31,13 @@ fn storm(placement: Placement, sim: fn(&str, u64, usize) -> Sim) {
     thread::scope(|scope| {
         for user in [&npu, &gpu] {
             scope.spawn(move || {
+                let mut seen = vec![0; pages as usize];
                 for n in 0..ADDS {
-                    // Reads in between, so that there are copies.
-                    user.first_word(page(n * 11 % pages)).unwrap();
+                    // Reads in between, so that there are copies. Words only grow: none is older than one seen before.
+                    let at = n * 11 % pages;
+                    let found = user.first_word(page(at)).unwrap();
+                    let before = std::mem::replace(&mut seen[at as usize], found);
+                    assert!(found >= before, "page {at}: {found} after {before}");
                     user.add(page(n * 7 % pages), 1).unwrap();
                 }
                 done.fetch_add(1, Ordering::SeqCst);
