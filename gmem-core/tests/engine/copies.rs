@@ -2,10 +2,12 @@
 
 use crate::accelerator::Sim;
 use crate::placements::{PAGE, crowd, page, written};
-use crate::touch;
-use gmem_core::accel::{Advice, Reach};
-use gmem_core::engine::Destination;
-use gmem_core::page::PageRange;
+use crate::simulated::{Fuse, bench, hbm};
+use crate::watched::Flaky;
+use crate::{touch, write_all};
+use gmem_core::accel::{Advice, Placement, Reach};
+use gmem_core::engine::{Destination, DeviceError};
+use gmem_core::page::{PageRange, Unit};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -144,6 +146,67 @@ fn a_vcpu_that_writes_between_protection_and_copy_waits_and_is_not_lost() {
         assert_eq!(npu.read(page(n)).unwrap(), 4242);
     }
     bench.audit_with(&[&npu]);
+}
+
+#[test]
+fn a_copy_that_fails_half_way_leaves_no_page_that_a_unit_would_wait_for() {
+    let load = Fuse::new();
+    let tier = Flaky {
+        inner: hbm(512),
+        store_fuse: Fuse::new(),
+        load_fuse: load.clone(),
+    };
+    let bench = bench(512, 400, Unit::Page, vec![Box::new(tier)]);
+    write_all(&bench, 16, |n| n + 100);
+    let one = PageRange::new(page(9), 1);
+    bench.engine.migrate(one, Destination::Tier(1)).unwrap();
+    let gpu = Sim::reaching("gpu", 64, 16).attach_adaptive(&bench);
+    load.fail_after(0);
+    assert!(matches!(gpu.read(page(0)), Err(DeviceError::Failed(_))));
+    assert!(bench.guest.is_protected(page(0)), "it got as far as that");
+    bench.audit_with(&[&gpu]);
+    gpu.attachment.set_placement(Placement::Remote);
+    gpu.write(page(0), 1).unwrap();
+    assert_eq!(gpu.read(page(9)).unwrap(), 109);
+    bench.guest.write(page(1), 2);
+    assert_eq!(gpu.read(page(1)).unwrap(), 2);
+    bench.audit_with(&[&gpu]);
+}
+
+#[test]
+fn a_pinned_granule_that_cannot_be_protected_is_read_where_it_is() {
+    let bench = written();
+    bench.guest.protects.store(false, Ordering::SeqCst);
+    let gpu = Sim::reaching("gpu", 64, 16).attach_adaptive(&bench);
+    gpu.attachment.advise(4 * PAGE, 1, Advice::Pinned).unwrap();
+    gpu.write(page(0), 1).unwrap();
+    // The granule has a hole, so that it is not protected at once.
+    let one = PageRange::new(page(1), 1);
+    bench.engine.free(one).unwrap();
+    assert_eq!(gpu.read(page(0)).unwrap(), 1);
+    assert_eq!(gpu.reach(page(0)), Some(Reach::Host));
+    bench.audit_with(&[&gpu]);
+}
+
+#[test]
+fn what_was_to_be_copied_and_is_not_is_reached_no_more() {
+    let bench = written();
+    bench.guest.protects.store(false, Ordering::SeqCst);
+    let npu = Sim::reaching("npu", 64, 1).attach_adaptive(&bench);
+    let blind = Sim::new("gpu", 64, 16).attach_adaptive(&bench);
+    npu.attachment.set_placement(Placement::Remote);
+    npu.attachment.advise(4 * PAGE, 1, Advice::Pinned).unwrap();
+    for n in [0, 2, 3] {
+        npu.write(page(n), 1).unwrap();
+    }
+    // The granule has a hole, so that it is not protected at once.
+    let one = PageRange::new(page(1), 1);
+    bench.engine.free(one).unwrap();
+    assert!(matches!(
+        blind.read(page(0)),
+        Err(DeviceError::Pinned { .. })
+    ));
+    bench.audit_with(&[&npu, &blind]);
 }
 
 #[test]

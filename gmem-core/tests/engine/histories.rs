@@ -31,9 +31,13 @@ fn storm(placement: Placement, sim: fn(&str, u64, usize) -> Sim) {
     thread::scope(|scope| {
         for user in [&npu, &gpu] {
             scope.spawn(move || {
+                let mut seen = vec![0; pages as usize];
                 for n in 0..ADDS {
-                    // Reads in between, so that there are copies.
-                    user.first_word(page(n * 11 % pages)).unwrap();
+                    // Reads in between, so that there are copies. Words only grow: none is older than one seen before.
+                    let at = n * 11 % pages;
+                    let found = user.first_word(page(at)).unwrap();
+                    let before = std::mem::replace(&mut seen[at as usize], found);
+                    assert!(found >= before, "page {at}: {found} after {before}");
                     user.add(page(n * 7 % pages), 1).unwrap();
                 }
                 done.fetch_add(1, Ordering::SeqCst);
@@ -103,6 +107,8 @@ enum Step {
     FailMap(usize, i64),
     FailLoad(i64),
     Budget(u64),
+    Cap(usize, u64),
+    Protects(bool),
 }
 
 const ADVICE: [Advice; 4] = [
@@ -133,6 +139,8 @@ fn steps(pages: u64) -> impl Strategy<Value = Vec<Step>> {
         1 => (0usize..2, 0i64..4).prop_map(|(who, after)| Step::FailMap(who, after)),
         1 => (0i64..40).prop_map(Step::FailLoad),
         1 => (0u64..512).prop_map(Step::Budget),
+        1 => (0usize..2, 16u64..80).prop_map(|(who, pages)| Step::Cap(who, pages)),
+        1 => any::<bool>().prop_map(Step::Protects),
     ];
     prop::collection::vec(step, 1..120)
 }
@@ -209,6 +217,9 @@ proptest! {
                 }
                 Step::FailMap(who, after) => sims[who].tables.map_fuse.fail_after(after),
                 Step::FailLoad(after) => load.fail_after(after),
+                // Refused below what is used.
+                Step::Cap(who, pages) => drop(users[who].attachment.set_cap(pages << 12)),
+                Step::Protects(can) => bench.guest.protects.store(can, Ordering::SeqCst),
                 Step::Budget(more) => bench.engine.set_budget(300 + more).unwrap(),
             }
             bench.audit_with(&[&users[0], &users[1]]);
@@ -216,6 +227,7 @@ proptest! {
         load.never();
         bench.engine.set_pinned(PageRange::new(page(0), 800), false).unwrap();
         sims.iter().for_each(|sim| sim.tables.map_fuse.never());
+        users.iter().for_each(|user| user.attachment.set_cap(u64::MAX).unwrap());
         for n in 0..800 {
             prop_assert_eq!(users[(n % 2) as usize].read(page(n)).unwrap(), model.get(&n).copied().unwrap_or(0));
         }

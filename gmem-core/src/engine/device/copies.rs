@@ -78,7 +78,11 @@ impl Engine {
         }
         if !self.protect(&pages, mask) {
             drop(taken);
-            return self.bring_near(pages, mask, hnode, attached);
+            let pinned = |index| pages.entry(index).flags().has(Flags::PINNED);
+            return match device.reaches_host() && indices(mask).any(pinned) {
+                true => self.reach_remotely(pages, mask, attached),
+                false => self.bring_near(pages, mask, hnode, attached),
+            };
         }
         let crossed = self.carry(&pages, at, &taken)?;
         let frame = taken.frame;
@@ -110,11 +114,11 @@ impl Engine {
             .fold(0, |mask, index| mask | 1 << index);
         // Before one is protected: were it done in part, who is to write finds out.
         self.sharing.set_copied(cluster, beneath);
-        runs(beneath).all(|(first, length)| {
-            // A unit that wrote to a protected page would wait in the middle of a chunk.
+        // A unit that wrote to a protected page would wait in the middle of a chunk.
+        for (first, length) in runs(beneath) {
             self.withdraw_remote(cluster.page(first), length);
-            self.beneath.protect(cluster.page(first), length)
-        })
+        }
+        runs(beneath).all(|(first, length)| self.beneath.protect(cluster.page(first), length))
     }
 
     /// Ends all accelerators' copies of pages, but those of `keep`. The caller holds their entries.

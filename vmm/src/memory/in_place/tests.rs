@@ -77,19 +77,26 @@ fn storm(placement: Placement, reaching: bool) {
         from: n * 11 % PAGES * PAGE,
         len: 64,
     };
+    // Words only grow: none is older than one seen before.
+    let grows = |seen: &mut [u64; PAGES as usize], n: u64, found| {
+        let before = std::mem::replace(&mut seen[(n * 11 % PAGES) as usize], found);
+        assert!(found >= before, "{found} after {before}");
+    };
     let ended = AtomicU64::new(0);
     thread::scope(|scope| {
         scope.spawn(|| {
+            let mut seen = [0; PAGES as usize];
             for n in 0..ADDS {
                 npu.execute(add(n)).unwrap();
-                npu.execute(sum(n)).unwrap();
+                grows(&mut seen, n, npu.execute(sum(n)).unwrap());
             }
             ended.fetch_add(1, Ordering::SeqCst);
         });
         scope.spawn(|| {
+            let mut seen = [0; PAGES as usize];
             for n in 0..ADDS {
                 gpu.execute(add(n)).unwrap();
-                gpu.execute(sum(n)).unwrap();
+                grows(&mut seen, n, gpu.execute(sum(n)).unwrap());
             }
             ended.fetch_add(1, Ordering::SeqCst);
         });
