@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`mmu`] | page tables in the device's own memory, in each micro-architecture's format; TLBs and their shootdown |
 //! | `hardware` | an accelerator: memory, tables, units, and the MMU functions that its driver offers the engine |
-//! | `card` | the accelerator as its driver knows it: attached, with streams |
+//! | `card`, `options`, `arch` | the accelerator as its driver knows it: attached, with streams |
 //! | `command` | what an accelerator can be asked to do, and why it was not done |
 //! | `processor` | an execution unit at work: commands |
 //! | `chunk` | their work a page at a time: fault and replay |
@@ -21,16 +21,18 @@ mod command;
 mod hardware;
 pub mod mmu;
 mod operand;
+mod options;
 mod processor;
 mod resident;
 mod stream;
 mod tensor;
 
 pub use arch::Arch;
-pub use card::{Card, CardError, CardOptions};
+pub use card::Card;
 pub use command::{Command, CommandError, Element};
 pub use hardware::Hardware;
 pub use operand::HostMemory;
+pub use options::{CardError, CardOptions};
 pub use processor::Processor;
 pub use stream::{Stream, StreamFull};
 
