@@ -292,6 +292,10 @@ impl Device for Share {
         frame
     }
 
+    fn has_room(&self, pages: usize) -> bool {
+        self.free_pages() >= pages as u64 && self.accelerator.memory().has_room(pages)
+    }
+
     fn fill(&self, frame: Frame, bytes: &[u8]) {
         self.accelerator.memory().fill(frame, bytes);
     }

@@ -51,6 +51,9 @@ pub trait Device: Hnode {
     /// Takes `pages` consecutive free frames (a power of two of at most 64), aligned to their number.
     fn take(&self, pages: usize) -> Option<Frame>;
 
+    /// Whether [`Device::take`] would find as many now.
+    fn has_room(&self, pages: usize) -> bool;
+
     /// Fills frames that were taken and that no page has yet, from `bytes`, whole pages.
     fn fill(&self, frame: Frame, bytes: &[u8]);
 

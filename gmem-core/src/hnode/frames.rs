@@ -94,6 +94,15 @@ impl Frames {
         Some(Frame(frame as u64))
     }
 
+    /// Whether that could be had now. Free frames that do not lie together are no room.
+    pub(super) fn has_run(&self, pages: usize) -> bool {
+        let inner = self.lock();
+        match pages {
+            1 => inner.free_pages > 0,
+            _ => inner.find_run(pages).is_some(),
+        }
+    }
+
     /// Gives back the frame.
     pub(super) fn give_back(&self, frame: Frame, unit: Unit) {
         let mut inner = self.lock();
@@ -136,15 +145,19 @@ impl Inner {
         Some(word * 64 + bit)
     }
 
-    /// A run within a word, from the open block on and then from the start.
     fn take_run(&mut self, pages: usize) -> Option<usize> {
+        let (word, at) = self.find_run(pages)?;
+        self.free[word] &= !(u64::MAX >> (64 - pages) << at);
+        Some(word * 64 + at)
+    }
+
+    /// A run within a word, from the open block on and then from the start.
+    fn find_run(&self, pages: usize) -> Option<(usize, usize)> {
         let run = u64::MAX >> (64 - pages);
         let start = self.block_words(self.open).start;
         let free_at = |word: u64| (0..64).step_by(pages).find(|at| word >> at & run == run);
         let mut order = (start..self.free.len()).chain(0..start);
-        let (word, at) = order.find_map(|word| Some((word, free_at(self.free[word])?)))?;
-        self.free[word] &= !(run << at);
-        Some(word * 64 + at)
+        order.find_map(|word| Some((word, free_at(self.free[word])?)))
     }
 
     /// Keeps the next take from searching: a tier that is nearly full frees one frame and takes it again.

@@ -86,6 +86,11 @@ impl LocalMemory {
         self.frames.free_pages()
     }
 
+    /// Whether [`LocalMemory::take`] would find as many now.
+    pub fn has_room(&self, pages: usize) -> bool {
+        self.frames.has_run(pages)
+    }
+
     /// How much of it is used.
     pub fn usage(&self) -> Usage {
         self.frames.usage()

@@ -4,6 +4,7 @@ mod accelerator;
 mod accelerators;
 mod capacity;
 mod copies;
+mod crowded;
 mod failures;
 mod freeing;
 mod histories;

@@ -3,8 +3,9 @@
 
 use super::place::indices;
 use super::{Attached, DeviceError, Near};
+use crate::engine::fault::bit;
 use crate::engine::reclaim::NoRoom;
-use crate::engine::{Engine, FaultError};
+use crate::engine::{Engine, FaultError, Outcome};
 use crate::page::{CLUSTER_PAGES, ClusterNo, PageNo, Unit, bits, runs};
 use crate::policy::Victims;
 use crate::stats::Site;
@@ -39,6 +40,34 @@ impl Engine {
             Sent { full: false, .. } => Ok(Near::NoRoom),
             Sent { full: true, .. } => Err(DeviceError::full(&*attached.device, pages)),
         }
+    }
+
+    /// Puts what has been staged longest back beneath the guest, where no tier takes it: pages that leave an accelerator
+    /// are staged, and the arena has fewer slots than the guest has pages. False if there was nothing to put back.
+    pub(super) fn unstage(&self) -> Result<bool, FaultError> {
+        let _passing = self.gate.pass();
+        let mut back = false;
+        // Some are stale.
+        for _ in 0..self.staged.groups() {
+            let Some(group) = self.staged.pop() else {
+                break;
+            };
+            let Victims::Pages { cluster, mask } = group else {
+                self.staged.push(group);
+                continue;
+            };
+            for page in cluster.pages(mask) {
+                if Self::site(self.table.peek(page).state()) == Site::Staged {
+                    let outcome = self.bring(page, bit(page))?;
+                    back |= matches!(outcome, Outcome::Resolved { .. });
+                    self.wake(page, bit(page), outcome);
+                }
+            }
+            if back {
+                break;
+            }
+        }
+        Ok(back)
     }
 
     /// Drops copies of up to `pages` pages, or a few more, that accelerator `hnode` has.
@@ -81,7 +110,9 @@ impl Engine {
             {
                 for start in (0..CLUSTER_PAGES).step_by(granule) {
                     let part = pages.mask() & bits(start, granule);
-                    if part == 0 || (!also_pinned && pardon(&mut pages, part)) {
+                    // What is left of a granule that has lost a page is of no use.
+                    let whole = part.count_ones() as usize == granule;
+                    if part == 0 || (whole && !also_pinned && pardon(&mut pages, part)) {
                         continue;
                     }
                     dropped += self.end_copies(cluster, part, hnode, attached) as u64;

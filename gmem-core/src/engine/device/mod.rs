@@ -125,8 +125,11 @@ impl Engine {
         let device = &*attached.device;
         loop {
             while device.usage().pages > attached.ledger.copies() {
-                let _passing = self.gate.pass();
-                if self.send_away(hnode, &attached, CLUSTER_PAGES, true)?.pages == 0 {
+                let sent = {
+                    let _passing = self.gate.pass();
+                    self.send_away(hnode, &attached, CLUSTER_PAGES, true)?
+                };
+                if sent.pages == 0 && !self.unstage()? {
                     return Err(DeviceError::full(device, 0));
                 }
             }
@@ -168,9 +171,15 @@ impl Engine {
                 // Asked again: it may have been detached meanwhile.
                 let attached = self.attached(hnode)?;
                 match self.lock_all(cluster, mask)? {
-                    Some(held) => self.place(held, mask, hnode, &attached, access, cause)?,
-                    None => Near::Busy(first),
+                    Some(held) => self.place(held, mask, hnode, &attached, access, cause),
+                    None => Ok(Near::Busy(first)),
                 }
+            };
+            let near = match near {
+                Err(DeviceError::Full { .. }) if attempt < ROOM_PATIENCE && self.unstage()? => {
+                    Near::Closer
+                }
+                near => near?,
             };
             match near {
                 Near::There => break,

@@ -50,7 +50,7 @@ impl Engine {
             access,
             whereabouts: self.whereabouts(&pages, mask),
             pinned: indices(mask).any(|index| pinned(&index)),
-            room: device.free_pages() >= u64::from(mask.count_ones()),
+            room: device.has_room(mask.count_ones() as usize),
             copied: self.copied_frames(cluster, mask, hnode).is_some(),
             came: attached.ledger.came(first),
             reaches_host: device.reaches_host(),
