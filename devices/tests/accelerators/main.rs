@@ -7,6 +7,7 @@ mod simulated;
 mod placements;
 mod results;
 mod streams;
+mod traffic;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
