@@ -8,6 +8,7 @@ mod placements;
 mod resident;
 mod results;
 mod streams;
+mod traffic;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};

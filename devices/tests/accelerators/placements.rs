@@ -49,7 +49,7 @@ impl HostMemory for Host {
 }
 
 /// As [`attach`], with the guest's memory in reach.
-fn attach_reaching<F: Format>(
+pub fn attach_reaching<F: Format>(
     bench: &Bench,
     pages: u64,
     placement: Placement,

@@ -132,7 +132,7 @@ impl Engine {
     ) -> Result<Outcome, FaultError> {
         // Tried before room is made: what is staged needs none.
         while self.bring_run(&mut pages, ClusterNo::index(touched), 1, touched)? == 0 {
-            match self.make_room(1) {
+            match self.make_room_for_page() {
                 Ok(()) => {}
                 Err(NoRoom::Full) => return Ok(Outcome::Waiting),
                 Err(NoRoom::Failed(error)) => return Err(error),

@@ -103,6 +103,18 @@ impl Engine {
         Ok(())
     }
 
+    /// As [`Engine::make_room`], for one frame of 4 KiB. Where pages and blocks are both staged there may be frames to be
+    /// had and no slot for a small one: what is staged leaves slots when it is passed on.
+    pub(super) fn make_room_for_page(&self) -> Result<(), NoRoom> {
+        if self.arena.empty_slots(Unit::Page) > 0 {
+            return self.make_room(1);
+        }
+        match self.pass_on_oldest() {
+            Ok(0) => Err(NoRoom::Full),
+            other => other.map(|_| ()),
+        }
+    }
+
     /// One step in which what is staged goes first. Returns the pages that moved.
     fn make_room_now(&self, marks: Watermarks) -> Result<usize, NoRoom> {
         match self.pass_on_oldest() {

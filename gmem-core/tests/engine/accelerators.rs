@@ -251,3 +251,16 @@ fn pages_beneath_a_guest_that_uses_blocks_come_to_an_accelerator_one_by_one() {
         }
     });
 }
+
+#[test]
+fn an_accelerator_that_passes_over_a_guest_of_blocks_does_not_wait_for_ever_for_small_slots() {
+    let bench = bench(6 * 512, 4 * 512, Unit::Block, vec![hbm(128), hbm(6 * 512)]);
+    let npu = Sim::new("npu", 40, 1).attach(&bench);
+    let gpu = Sim::new("gpu", 64, 16).attach(&bench);
+    for n in 0..6 * 512 {
+        npu.write(page(n), n + 100).unwrap();
+        assert_eq!(gpu.read(page(n)).unwrap(), n + 100);
+    }
+    bench.audit_with(&[&npu, &gpu]);
+    verify_all(&bench, 6 * 512, |n| n + 100);
+}

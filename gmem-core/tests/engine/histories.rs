@@ -18,7 +18,7 @@ fn page(n: u64) -> PageNo {
 }
 
 /// vCPUs and two accelerators add to the same pages, one reads them, pages are taken away and given back.
-fn storm(placement: Placement, sim: fn(&str, u64, usize) -> Sim) {
+fn storm(placement: Placement, sim: MakeSim) {
     const ADDS: u64 = 3000;
     let bench = bench(512, 300, Unit::Page, vec![hbm(512)]);
     let (npu, gpu) = (sim("npu", 24, 1), sim("gpu", 32, 16));
@@ -145,91 +145,142 @@ fn steps(pages: u64) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
+type MakeSim = fn(&str, u64, usize) -> Sim;
+
+fn history(
+    steps: Vec<Step>,
+    (unit, pages, host): (Unit, u64, u64),
+    sim: MakeSim,
+) -> Result<(), TestCaseError> {
+    let load = Fuse::new();
+    let flaky = |inner| -> Box<dyn gmem_core::hnode::Hnode> {
+        Box::new(Flaky {
+            inner,
+            store_fuse: Fuse::new(),
+            load_fuse: load.clone(),
+        })
+    };
+    let bench = bench_with(
+        pages,
+        host,
+        unit,
+        vec![flaky(hbm(128)), flaky(hbm(pages))],
+        true,
+    )
+    .unwrap();
+    let sims = [sim("npu", 40, 1), sim("gpu", 64, 16)];
+    let mut users = sims.each_ref().map(|sim| sim.attach_adaptive(&bench));
+    let mut model: HashMap<u64, u64> = HashMap::new();
+    let mut pins = HashSet::new();
+    let mut faults = bench.engine.faults();
+    let mut present = |n: u64| {
+        for _ in 0..3 {
+            if bench.guest.read(page(n)).is_some() {
+                break;
+            }
+            let _ = faults.handle(page(n), Instant::now());
+        }
+        bench.guest.read(page(n))
+    };
+    for step in steps {
+        match step {
+            Step::Cpu(n, word) => {
+                prop_assert_eq!(present(n), Some(model.get(&n).copied().unwrap_or(0)));
+                if let Some(word) = word {
+                    bench.guest.write(page(n), word);
+                    model.insert(n, word);
+                }
+            }
+            Step::Device(who, n, word) => {
+                // An injected failure ends one access; everything is where it was.
+                let read = users[who]
+                    .read(page(n))
+                    .or_else(|_| users[who].read(page(n)));
+                let Ok(found) = read else { continue };
+                prop_assert_eq!(found, model.get(&n).copied().unwrap_or(0));
+                if let Some(word) = word
+                    && users[who].write(page(n), word).is_ok()
+                {
+                    model.insert(n, word);
+                }
+            }
+            Step::Migrate(from, length, to) => {
+                let to = match to {
+                    0 => Destination::Guest,
+                    1 => Destination::Staged,
+                    to => Destination::Tier(to - 1),
+                };
+                let _ = bench
+                    .engine
+                    .migrate(PageRange::new(page(from), length.min(pages - from)), to);
+            }
+            Step::Free(from, length) => {
+                let range = PageRange::new(page(from), length.min(pages - from));
+                bench.engine.free(range).unwrap();
+                model.retain(|n, _| !range.contains(page(*n)) || pins.contains(n));
+            }
+            Step::Advise(who, from, length, advice) => {
+                let length = length.min(pages - from);
+                let _ = users[who]
+                    .attachment
+                    .advise(from << 12, length << 12, advice);
+                match advice {
+                    Advice::Pinned => pins.extend(from..from + length),
+                    Advice::Unpinned => pins.retain(|n| !(from..from + length).contains(n)),
+                    _ => {}
+                }
+            }
+            Step::Placement(who, placement) => users[who].attachment.set_placement(placement),
+            Step::Detach(who) => {
+                let fresh = sims[who].attach_adaptive(&bench);
+                let old = std::mem::replace(&mut users[who], fresh);
+                prop_assert!(old.attachment.detach().is_ok());
+            }
+            Step::FailMap(who, after) => sims[who].tables.map_fuse.fail_after(after),
+            Step::FailLoad(after) => load.fail_after(after),
+            // Refused below what is used.
+            Step::Cap(who, pages) => drop(users[who].attachment.set_cap(pages << 12)),
+            Step::Protects(can) => bench.guest.protects.store(can, Ordering::SeqCst),
+            Step::Budget(more) => bench.engine.set_budget(host + more).unwrap(),
+        }
+        bench.audit_with(&[&users[0], &users[1]]);
+    }
+    load.never();
+    bench
+        .engine
+        .set_pinned(PageRange::new(page(0), pages), false)
+        .unwrap();
+    sims.iter().for_each(|sim| sim.tables.map_fuse.never());
+    users
+        .iter()
+        .for_each(|user| user.attachment.set_cap(u64::MAX).unwrap());
+    for n in 0..pages {
+        prop_assert_eq!(
+            users[(n % 2) as usize].read(page(n)).unwrap(),
+            model.get(&n).copied().unwrap_or(0)
+        );
+    }
+    Ok(())
+}
+
+const PAGES: (Unit, u64, u64) = (Unit::Page, 800, 300);
+const BLOCKS: (Unit, u64, u64) = (Unit::Block, 6 * 512, 4 * 512);
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn whoever_reads_finds_what_was_written_last_whatever_fails(steps in steps(800)) {
-        let load = Fuse::new();
-        let flaky = |inner| -> Box<dyn gmem_core::hnode::Hnode> {
-            Box::new(Flaky { inner, store_fuse: Fuse::new(), load_fuse: load.clone() })
-        };
-        let bench = bench_with(800, 300, Unit::Page, vec![flaky(hbm(128)), flaky(hbm(800))], true).unwrap();
-        let sims = [Sim::reaching("npu", 40, 1), Sim::reaching("gpu", 64, 16)];
-        let mut users = sims.each_ref().map(|sim| sim.attach_adaptive(&bench));
-        let mut model: HashMap<u64, u64> = HashMap::new();
-        let mut pins = HashSet::new();
-        let mut faults = bench.engine.faults();
-        let mut present = |n: u64| {
-            for _ in 0..3 {
-                if bench.guest.read(page(n)).is_some() {
-                    break;
-                }
-                let _ = faults.handle(page(n), Instant::now());
-            }
-            bench.guest.read(page(n))
-        };
-        for step in steps {
-            match step {
-                Step::Cpu(n, word) => {
-                    prop_assert_eq!(present(n), Some(model.get(&n).copied().unwrap_or(0)));
-                    if let Some(word) = word {
-                        bench.guest.write(page(n), word);
-                        model.insert(n, word);
-                    }
-                }
-                Step::Device(who, n, word) => {
-                    // An injected failure ends one access; everything is where it was.
-                    let read = users[who].read(page(n)).or_else(|_| users[who].read(page(n)));
-                    let Ok(found) = read else { continue };
-                    prop_assert_eq!(found, model.get(&n).copied().unwrap_or(0));
-                    if let Some(word) = word && users[who].write(page(n), word).is_ok() {
-                        model.insert(n, word);
-                    }
-                }
-                Step::Migrate(from, length, to) => {
-                    let to = match to {
-                        0 => Destination::Guest,
-                        1 => Destination::Staged,
-                        to => Destination::Tier(to - 1),
-                    };
-                    let _ = bench.engine.migrate(PageRange::new(page(from), length.min(800 - from)), to);
-                }
-                Step::Free(from, length) => {
-                    let range = PageRange::new(page(from), length.min(800 - from));
-                    bench.engine.free(range).unwrap();
-                    model.retain(|n, _| !range.contains(page(*n)) || pins.contains(n));
-                }
-                Step::Advise(who, from, length, advice) => {
-                    let length = length.min(800 - from);
-                    let _ = users[who].attachment.advise(from << 12, length << 12, advice);
-                    match advice {
-                        Advice::Pinned => pins.extend(from..from + length),
-                        Advice::Unpinned => pins.retain(|n| !(from..from + length).contains(n)),
-                        _ => {}
-                    }
-                }
-                Step::Placement(who, placement) => users[who].attachment.set_placement(placement),
-                Step::Detach(who) => {
-                    let fresh = sims[who].attach_adaptive(&bench);
-                    let old = std::mem::replace(&mut users[who], fresh);
-                    prop_assert!(old.attachment.detach().is_ok());
-                }
-                Step::FailMap(who, after) => sims[who].tables.map_fuse.fail_after(after),
-                Step::FailLoad(after) => load.fail_after(after),
-                // Refused below what is used.
-                Step::Cap(who, pages) => drop(users[who].attachment.set_cap(pages << 12)),
-                Step::Protects(can) => bench.guest.protects.store(can, Ordering::SeqCst),
-                Step::Budget(more) => bench.engine.set_budget(300 + more).unwrap(),
-            }
-            bench.audit_with(&[&users[0], &users[1]]);
-        }
-        load.never();
-        bench.engine.set_pinned(PageRange::new(page(0), 800), false).unwrap();
-        sims.iter().for_each(|sim| sim.tables.map_fuse.never());
-        users.iter().for_each(|user| user.attachment.set_cap(u64::MAX).unwrap());
-        for n in 0..800 {
-            prop_assert_eq!(users[(n % 2) as usize].read(page(n)).unwrap(), model.get(&n).copied().unwrap_or(0));
-        }
+    fn whoever_reads_finds_what_was_written_last_whatever_fails(steps in steps(PAGES.1)) {
+        history(steps, PAGES, Sim::reaching)?;
+    }
+
+    #[test]
+    fn accelerators_that_use_their_own_memory_only_find_what_was_written_last(steps in steps(PAGES.1)) {
+        history(steps, PAGES, Sim::new)?;
+    }
+
+    #[test]
+    fn beneath_a_guest_that_uses_blocks_too(steps in steps(BLOCKS.1)) {
+        history(steps, BLOCKS, Sim::reaching)?;
     }
 }

@@ -57,6 +57,8 @@ impl Mmu for VcpuMmu {
     }
 
     fn protect(&self, page: PageNo, pages: usize) -> bool {
+        // The kernel copies into guest memory for our devices as a write of theirs, and that waits. Only direct I/O, which
+        // none of them does, would go on writing to pages that it has pinned.
         let (start, len) = (self.address(page), pages * PAGE_SIZE);
         self.userfault.write_protect(start, len, true).is_ok()
     }

@@ -190,7 +190,7 @@ impl Engine {
         let mut frames = loop {
             match self.arena.take(most) {
                 Some(frames) => break frames,
-                None => self.make_room(1)?,
+                None => self.make_room_for_page()?,
             }
         };
         let count = frames.pages();
