@@ -27,7 +27,7 @@
 //! | `gather` | `theta=0.99` `row=256` `batch=256` `hints=off` | accelerators look up rows of a table by Zipf's law, and vCPUs and they increment counters in the same pages |
 //! | `layers` | `layers=8` `rows=2` `epochs=3` `hints=off` | accelerators multiply a few rows by weights, layer by layer; takes `seed=`, `working_set=` and `cpus=` |
 //! | `kvcache` | `sequences=` 1 MiB each `width=512` `check=1` `theta=0.99` `hints=off` | accelerators attend to sequences that grow by a token a step; takes `seed=`, `working_set=`, `cpus=`, `ops=` and `seconds=` |
-//! | `pingpong` | | vCPUs and accelerators add to words of the same memory: 4 MiB, unless `working_set=` says otherwise; takes `seed=`, `cpus=`, `ops=`, `seconds=` and `fault_threshold_us=` |
+//! | `pingpong` | `burst=1` | vCPUs and accelerators add to words of the same memory: 4 MiB, unless `working_set=` says otherwise; takes `seed=`, `cpus=`, `ops=`, `seconds=` and `fault_threshold_us=` |
 //! | `hostile` | `device=all` `rounds=100` | drivers that follow no rule on every virtio device, or on those of one kind: `rng`, `blk`, `net`, `vsock`, `console`, `balloon`, `mem`, `xpu`, `gmem` |
 //! | `none` | | nothing: a result at once |
 //! | `spin` | | error path: never ends |
@@ -88,6 +88,9 @@ const DEFAULT_WARMUP_SECONDS: u64 = 2;
 /// A block of 2 MiB, and as much for rings.
 const PINGPONG_PAGES: u64 = 2 * crate::memory::BLOCK_PAGES;
 
+/// Additions of a command of `pingpong`, at most: the words of 64 KiB, the least data that there is.
+const MOST_BURST: u64 = 1 << 13;
+
 /// Options by groups of workloads.
 const MEMORY: &[&str] = &[
     "seed",
@@ -139,7 +142,7 @@ const KNOWN: [Known; 18] = [
     (
         "pingpong",
         &[ROOM],
-        &["ops", "seconds", "fault_threshold_us"],
+        &["ops", "seconds", "fault_threshold_us", "burst"],
     ),
     ("hostile", &[SEEDED], &["device", "rounds"]),
     ("none", &[], &[]),
@@ -211,7 +214,9 @@ impl Plan {
                 theta: options.theta(0.99)?,
                 hints: options.truth("hints")?,
             },
-            "pingpong" => Workload::PingPong,
+            "pingpong" => Workload::PingPong {
+                burst: options.number("burst", 1, 1..=MOST_BURST, "a number from 1 to 8192")?,
+            },
             "hostile" => Workload::Hostile {
                 rounds: count("rounds", 100)?,
                 device: options.target()?,
@@ -256,7 +261,7 @@ impl Plan {
     pub fn pages(&self, available: u64) -> Result<u64, PlanError<'static>> {
         let wanted = match (self.working_set, self.workload) {
             (Some(bytes), _) => bytes.div_ceil(crate::memory::PAGE_SIZE),
-            (None, Workload::PingPong) => available.clamp(1, PINGPONG_PAGES),
+            (None, Workload::PingPong { .. }) => available.clamp(1, PINGPONG_PAGES),
             (None, _) => available.max(1),
         };
         if wanted > available {

@@ -66,6 +66,11 @@ fn options_of_workloads_on_accelerators_are_read() {
         workload("layers layers=2 rows=4 epochs=1 hints=off"),
         expected
     );
+    assert_eq!(workload("pingpong"), Workload::PingPong { burst: 1 });
+    assert_eq!(
+        workload("pingpong burst=512"),
+        Workload::PingPong { burst: 512 }
+    );
     // A page that two write to goes to and fro: there are few writes unless more are asked for.
     assert_eq!(Plan::parse("gather").unwrap().write_percent, 1);
     assert_eq!(Plan::parse("gather write=7").unwrap().write_percent, 7);
@@ -132,6 +137,7 @@ fn values_out_of_range_are_refused() {
         "layers rows=17",
         "kvcache width=4K",
         "kvcache check=0",
+        "pingpong burst=8193",
         "hostile rounds=0",
         "hostile device=disk",
     ] {

@@ -51,8 +51,8 @@ pub enum Workload {
         theta: f64,
         hints: bool,
     },
-    /// `pingpong`
-    PingPong,
+    /// `pingpong`: additions of a command
+    PingPong { burst: u64 },
     /// `none`
     None,
     /// `spin`
@@ -123,7 +123,7 @@ impl Workload {
         use Workload::*;
         matches!(
             self,
-            Gather { .. } | Layers { .. } | KvCache { .. } | PingPong
+            Gather { .. } | Layers { .. } | KvCache { .. } | PingPong { .. }
         )
     }
 
@@ -148,7 +148,7 @@ impl Workload {
                 | Phase { .. }
                 | Faults { .. }
                 | Gather { .. }
-                | PingPong
+                | PingPong { .. }
         )
     }
 }

@@ -94,7 +94,7 @@ fn work<'c, M: Machine>(
             };
             kvcache::run(team, own, shape, tally)?;
         }
-        Workload::PingPong => pingpong::run(team, own, tally)?,
+        Workload::PingPong { burst } => pingpong::run(team, own, burst, tally)?,
         _ => return None,
     }
     Some(())

@@ -51,6 +51,13 @@ fn carry_out(ram: &Extent<'_>, request: &Request) -> Option<(u64, u64)> {
             let [at, value, ..] = args;
             Some((work::atomic_add(ram.word(at), value), at))
         }
+        op::ATOMIC_ADDS => {
+            let [at, count, stride, value, ..] = args;
+            for at in (0..count).map(|number| at + number * stride) {
+                work::atomic_add(ram.word(at), value);
+            }
+            Some((0, at))
+        }
         op::GATHER => {
             let [table, rows, row, indices, count, to, _] = args;
             let names = read(ram, indices, 4 * count)?;

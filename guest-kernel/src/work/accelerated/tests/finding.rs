@@ -18,11 +18,12 @@ fn once(op: u32, verdict: Verdict) -> impl Fn(usize, u64, &xpu::Request) -> Verd
     }
 }
 
-const RESULTS: [(&str, u32); 4] = [
+const RESULTS: [(&str, u32); 5] = [
     ("gather ops=5000", op::GATHER),
     ("layers layers=2 epochs=2", op::GEMM_BF16),
     ("kvcache ops=50", op::ATTENTION),
     ("pingpong ops=500", op::ATOMIC_ADD),
+    ("pingpong ops=5000 burst=64", op::ATOMIC_ADDS),
 ];
 
 #[test]

@@ -134,13 +134,14 @@ fn obey(_: usize, _: u64, _: &xpu::Request) -> Verdict {
     Verdict::Obey
 }
 
-const ALL: [&str; 6] = [
+const ALL: [&str; 7] = [
     "gather ops=20000 write=5",
     "gather ops=5000 row=64 batch=33 theta=0.01 fill=random",
     "layers layers=3 epochs=3",
     "kvcache ops=300 sequences=9",
     "kvcache ops=100 width=2048 sequences=40 theta=1.5",
     "pingpong ops=4001",
+    "pingpong burst=512 ops=60001",
 ];
 
 /// Checks what every right result says.
@@ -250,6 +251,26 @@ fn writes_of_both_sides_are_counted() {
     assert!((9_000..=10_000).contains(&writes), "{result}");
     let none = run("gather ops=2000 write=0", USUAL, &obey);
     assert_eq!((&none["writes"], &none["counted"]), (&0.into(), &0.into()));
+}
+
+#[test]
+fn a_burst_adds_to_a_word_of_every_page_and_to_others_the_next_time() {
+    let seen = Mutex::new(std::collections::BTreeSet::new());
+    let mood = |_: usize, _: u64, request: &xpu::Request| {
+        if request.op == xpu::op::ATOMIC_ADDS {
+            let [at, count, stride, ..] = request.args;
+            let words = (0..count).map(|number| at + number * stride);
+            let pages: std::collections::BTreeSet<_> = words.map(|at| at / 4096).collect();
+            // All of it but for what rounding leaves.
+            assert!((400..=512).contains(&pages.len()), "{request:?}");
+            seen.lock().unwrap().insert(at);
+        }
+        Verdict::Obey
+    };
+    let text = "pingpong ops=61440 burst=512 working_set=2M";
+    assert_right(&run(text, USUAL, &mood), 2);
+    let different = seen.into_inner().unwrap().len();
+    assert!(different > 40, "{different} of 60");
 }
 
 #[test]
