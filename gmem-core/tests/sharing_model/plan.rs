@@ -171,9 +171,7 @@ pub fn steps(state: &State, page: usize, goal: Goal, fault: Option<Fault>) -> Op
             if of.owner != Owner::Mapped {
                 return None;
             }
-            devices()
-                .filter(copies)
-                .for_each(|device| plan.drop_copy(device));
+            // Copies stay: nobody can write what is staged.
             leave(&mut plan, devices().filter(remote));
         }
         Goal::PassOn => {
