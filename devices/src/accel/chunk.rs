@@ -22,6 +22,8 @@ struct Part {
     /// Bytes from the page's start.
     offset: usize,
     access: Access,
+    /// Pages that the command accesses from this one on, itself included, as far as is known here.
+    ahead: u64,
 }
 
 impl<F: Format> Processor<F> {
@@ -31,6 +33,17 @@ impl<F: Format> Processor<F> {
         &mut self,
         operands: [(u64, Access); N],
         len: u64,
+        work: impl FnMut(&Reachable<'_>, [Operand; N], u64, usize),
+    ) -> Result<(), CommandError> {
+        self.chunks_of(operands, len, len, work)
+    }
+
+    /// The same of operands that are parts of longer ones, `whole` bytes from there on, all of which will be accessed soon.
+    pub(super) fn chunks_of<const N: usize>(
+        &mut self,
+        operands: [(u64, Access); N],
+        len: u64,
+        whole: u64,
         mut work: impl FnMut(&Reachable<'_>, [Operand; N], u64, usize),
     ) -> Result<(), CommandError> {
         let mut done = 0;
@@ -39,6 +52,8 @@ impl<F: Format> Processor<F> {
                 page: PageNo::of_address(start + done),
                 offset: ((start + done) % PAGE_SIZE as u64) as usize,
                 access,
+                ahead: ((start + done) % PAGE_SIZE as u64 + (whole - done))
+                    .div_ceil(PAGE_SIZE as u64),
             });
             let room = parts.iter().map(|part| PAGE_SIZE - part.offset).min();
             let count = (len - done).min(room.unwrap_or(PAGE_SIZE) as u64) as usize;
@@ -86,7 +101,9 @@ impl<F: Format> Processor<F> {
                 return Err(CommandError::Thrashing(missing.page.address()));
             }
             // Outside: what brings the page may have to take others away.
-            self.attachment.fault(missing.page, kind(missing.access))?;
+            let access = kind(missing.access);
+            self.attachment
+                .fault_ahead(missing.page, access, missing.ahead)?;
         }
         Err(CommandError::Thrashing(parts[0].page.address()))
     }

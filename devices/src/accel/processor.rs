@@ -202,7 +202,7 @@ impl<F: Format> Processor<F> {
             let part = (PAGE_SIZE as u64 - at % PAGE_SIZE as u64).min(in_indices - done);
             let mut names = [0; PAGE_SIZE];
             let names = &mut names[..part as usize];
-            self.load(at, names)?;
+            self.load(at, names, in_indices - done)?;
             for index in names.as_chunks().0 {
                 let row = rows
                     .row(u32::from_le_bytes(*index))

@@ -42,10 +42,23 @@ impl<F: Format> Processor<F> {
                 let columns = COLUMNS.min(n - first);
                 let right = &mut right[..columns * each as usize];
                 let sums = &mut sums[..columns * 4];
-                self.load(at(c, row, n, first, 4), sums)?;
+                self.load(
+                    at(c, row, n, first, 4),
+                    sums,
+                    of_c - at(0, row, n, first, 4),
+                )?;
                 for step in 0..k {
-                    self.load(at(a, row, k, step, each), left)?;
-                    self.load(at(b, step, n, first, each), right)?;
+                    self.load(
+                        at(a, row, k, step, each),
+                        left,
+                        of_a - at(0, row, k, step, each),
+                    )?;
+                    // Of a matrix that is wider than what is worked on at once, the next row lies further on.
+                    let rest = match columns == n {
+                        true => of_b - at(0, step, n, first, each),
+                        false => right.len() as u64,
+                    };
+                    self.load(at(b, step, n, first, each), right, rest)?;
                     let tile = Shape {
                         m: 1,
                         n: columns,
@@ -88,12 +101,13 @@ impl<F: Format> Processor<F> {
         }
         let row = || vec![0; width as usize];
         let (mut of_query, mut key, mut value, mut result) = (row(), row(), row(), row());
-        self.load(query, &mut of_query)?;
+        self.load(query, &mut of_query, width)?;
         // Equal lengths, whole elements.
         if let Ok(mut attention) = Attention::new(&of_query, scale, &mut result) {
             for token in 0..tokens {
-                self.load(keys + token * width, &mut key)?;
-                self.load(values + token * width, &mut value)?;
+                let rest = cache - token * width;
+                self.load(keys + token * width, &mut key, rest)?;
+                self.load(values + token * width, &mut value, rest)?;
                 let _ = attention.token(&key, &value);
             }
             attention.finish();
@@ -101,11 +115,22 @@ impl<F: Format> Processor<F> {
         self.store(out, &result)
     }
 
-    pub(super) fn load(&mut self, from: u64, into: &mut [u8]) -> Result<(), CommandError> {
+    /// Reads bytes of an operand that goes on for `whole` bytes from there.
+    pub(super) fn load(
+        &mut self,
+        from: u64,
+        into: &mut [u8],
+        whole: u64,
+    ) -> Result<(), CommandError> {
         let operand = [(from, Access::Read)];
-        self.chunks(operand, into.len() as u64, |memory, [at], done, len| {
-            memory.read(at, &mut into[done as usize..][..len]);
-        })
+        self.chunks_of(
+            operand,
+            into.len() as u64,
+            whole,
+            |memory, [at], done, len| {
+                memory.read(at, &mut into[done as usize..][..len]);
+            },
+        )
     }
 
     fn store(&mut self, to: u64, bytes: &[u8]) -> Result<(), CommandError> {

@@ -76,6 +76,13 @@ impl Attachment {
             .device_fault(self.hnode, page, access, Cause::Touch)
     }
 
+    /// The same for an accelerator that will touch up to `pages` from there on, the page included: as many as lie together
+    /// come along.
+    pub fn fault_ahead(&self, page: PageNo, access: Access, pages: u64) -> Result<(), DeviceError> {
+        self.engine
+            .device_fault_ahead(self.hnode, page, access, pages)
+    }
+
     /// Brings the page, with its granule, into the accelerator's own memory, wherever a fault would leave it.
     pub fn bring(&self, page: PageNo, access: Access) -> Result<(), DeviceError> {
         self.engine

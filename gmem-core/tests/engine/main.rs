@@ -2,6 +2,7 @@
 
 mod accelerator;
 mod accelerators;
+mod ahead;
 mod capacity;
 mod copies;
 mod crowded;

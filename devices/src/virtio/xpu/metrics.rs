@@ -41,6 +41,8 @@ pub struct Link {
     pub collapsed_pages: u64,
     /// Pages of copies that became the accelerator's own when it wrote to them.
     pub upgraded_pages: u64,
+    /// Pages that came with one that was touched, because the command was about them too.
+    pub ahead_pages: u64,
 }
 
 impl From<Traffic> for Link {
@@ -53,6 +55,7 @@ impl From<Traffic> for Link {
             dropped_pages: traffic.dropped,
             collapsed_pages: traffic.collapsed,
             upgraded_pages: traffic.upgraded,
+            ahead_pages: traffic.ahead,
         }
     }
 }

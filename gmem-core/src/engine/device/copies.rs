@@ -4,6 +4,7 @@
 //! Whoever is to write has the copies taken away first, and whoever is to lie beneath the guest writable. A copy that
 //! makes way is dropped: its owner has the bytes.
 
+use super::ahead::map_all;
 use super::place::indices;
 use super::sharing::clusters;
 use super::{Attached, DeviceError, Near};
@@ -91,11 +92,11 @@ impl Engine {
             writable: false,
         };
         self.sharing.set_copied(cluster, mask);
-        device.map(first, reach)?;
+        map_all(device, first, count, reach)?;
         taken.keep();
         attached.ledger.more_copies(count);
         attached.ledger.copied_in.add_pages(crossed);
-        attached.ledger.note_came(first, crossed);
+        attached.ledger.note_came(first, count, crossed);
         for index in indices(mask) {
             let near = Frame(frame.0 + (index - at) as u64);
             self.sharing.add_copy(cluster.page(index), hnode, near);

@@ -22,6 +22,8 @@ pub struct Traffic {
     pub collapsed: u64,
     /// Pages that were copies and became the accelerator's own when it wrote to them; nothing crosses the link.
     pub upgraded: u64,
+    /// Pages that came within its reach with one that it touched, because its command was about them too.
+    pub ahead: u64,
 }
 
 impl Traffic {
@@ -67,6 +69,7 @@ pub(super) struct Ledger {
     pub(super) dropped: Counter,
     pub(super) collapsed: Counter,
     pub(super) upgraded: Counter,
+    pub(super) ahead: Counter,
     /// Pages of which it has copies now.
     copies: AtomicU64,
     placement: AtomicU8,
@@ -89,16 +92,20 @@ impl Ledger {
             dropped: Counter::default(),
             collapsed: Counter::default(),
             upgraded: Counter::default(),
+            ahead: Counter::default(),
             copies: AtomicU64::default(),
             placement: AtomicU8::new(Placement::default() as u8),
         }
     }
 
-    /// Notes that `pages` of the granule of `page` came over the link.
-    pub(super) fn note_came(&self, page: PageNo, pages: usize) {
-        if pages > 0 {
-            let bytes = (pages * PAGE_SIZE) as u64;
-            self.moves.note(page.0 / self.granule, self.granule, bytes);
+    /// Notes that `crossed` of the `count` pages from `page` on, whole granules, came over the link.
+    pub(super) fn note_came(&self, page: PageNo, count: usize, crossed: usize) {
+        if crossed > 0 {
+            // Which of them were zeros is not worth knowing.
+            let bytes = (crossed * PAGE_SIZE) as u64 * self.granule / count as u64;
+            for granule in (page.0..page.0 + count as u64).step_by(self.granule as usize) {
+                self.moves.note(granule / self.granule, self.granule, bytes);
+            }
         }
     }
 
@@ -150,6 +157,7 @@ impl Ledger {
             dropped: self.dropped.get(),
             collapsed: self.collapsed.get(),
             upgraded: self.upgraded.get(),
+            ahead: self.ahead.get(),
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | `copies` | a copy of it for reading, which the first write of anybody ends |
 //! | `sharing` | which pages are reached so; `ledger` what is known of an accelerator |
 
+mod ahead;
 mod away;
 mod copies;
 mod error;
@@ -41,6 +42,8 @@ use std::time::Instant;
 
 /// How often a granule whose pages others hold, or the kernel calls busy, is tried again.
 const PATIENCE: u32 = 20_000;
+/// How often staged pages are put back beneath the guest for room in the arena, before all is said to be full.
+const UNSTAGES: u32 = 8;
 /// How often room is looked for where everything that could make way is locked, or pinned.
 const ROOM_PATIENCE: u32 = 2000;
 
@@ -123,14 +126,17 @@ impl Engine {
     pub fn detach(&self, hnode: u8) -> Result<(), DeviceError> {
         let attached = self.attached(hnode)?;
         let device = &*attached.device;
+        let mut unstaged = 0;
         loop {
             while device.usage().pages > attached.ledger.copies() {
                 let sent = {
                     let _passing = self.gate.pass();
                     self.send_away(hnode, &attached, CLUSTER_PAGES, true)?
                 };
-                if sent.pages == 0 && !self.unstage()? {
-                    return Err(DeviceError::full(device, 0));
+                match sent.pages {
+                    0 if unstaged < UNSTAGES && self.unstage()? => unstaged += 1,
+                    0 => return Err(DeviceError::full(device, 0)),
+                    _ => unstaged = 0,
                 }
             }
             let _still = self.quiesce();
@@ -165,6 +171,7 @@ impl Engine {
         }
         let cluster = ClusterNo::of(first);
         let mask = bits(ClusterNo::index(first), pages);
+        let mut unstaged = 0;
         for attempt in 0.. {
             let near = {
                 let _passing = self.gate.pass();
@@ -176,7 +183,8 @@ impl Engine {
                 }
             };
             let near = match near {
-                Err(DeviceError::Full { .. }) if attempt < ROOM_PATIENCE && self.unstage()? => {
+                Err(DeviceError::Full { .. }) if unstaged < UNSTAGES && self.unstage()? => {
+                    unstaged += 1;
                     Near::Closer
                 }
                 near => near?,

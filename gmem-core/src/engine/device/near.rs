@@ -1,5 +1,6 @@
 //! Into an accelerator's memory.
 
+use super::ahead::map_all;
 use super::{Attached, DeviceError, Near};
 use crate::engine::reclaim::NoRoom;
 use crate::engine::{Engine, FaultError};
@@ -78,13 +79,13 @@ impl Engine {
             frame,
             writable: true,
         };
-        device.map(first, reach)?;
+        map_all(device, first, count, reach)?;
         match home {
             Home::Copies(_) => self.own_copies(cluster, mask, hnode, attached),
             Home::Taken(taken) => taken.keep(),
         }
         attached.ledger.migrated_in.add_pages(crossed);
-        attached.ledger.note_came(first, crossed);
+        attached.ledger.note_came(first, count, crossed);
         self.sharing.forget_copied(first, count);
         for i in 0..count {
             let entry = pages.entry(at + i);

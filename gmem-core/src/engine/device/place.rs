@@ -1,5 +1,6 @@
 //! What becomes of a granule that an accelerator touched: the policy decides, the engine does it.
 
+use super::ahead::map_all;
 use super::{Attached, DeviceError, Near};
 use crate::engine::Engine;
 use crate::hnode::device::Access;
@@ -32,7 +33,8 @@ impl Engine {
         cause: Cause,
     ) -> Result<Near, DeviceError> {
         if let Some(there) = self.is_near(&pages, mask, hnode, access) {
-            attached.device.map(there.page, there.reach)?;
+            let count = mask.count_ones() as usize;
+            map_all(&*attached.device, there.page, count, there.reach)?;
             return Ok(Near::There);
         }
         // Only a vCPU gets what is pinned in an accelerator's memory.

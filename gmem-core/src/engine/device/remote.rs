@@ -1,5 +1,6 @@
 //! Pages that accelerators reach where they are, beneath the guest.
 
+use super::ahead::map_all;
 use super::place::indices;
 use super::sharing::clusters;
 use super::{Attached, DeviceError, Near};
@@ -27,7 +28,12 @@ impl Engine {
         self.open(cluster, mask);
         self.sharing.set_remote(cluster, mask);
         let first = cluster.page(mask.trailing_zeros() as usize);
-        attached.device.map(first, Reach::Host)?;
+        map_all(
+            &*attached.device,
+            first,
+            mask.count_ones() as usize,
+            Reach::Host,
+        )?;
         for index in indices(mask) {
             let entry = pages.entry(index);
             pages.commit(index, entry.with_flags(entry.flags().with(Flags::ACCESSED)));
