@@ -120,8 +120,12 @@ impl<F: Format> Processor<F> {
         self.memory.cross(start, bytes as usize);
         for (part, bytes) in parts.iter().zip(crossed) {
             if bytes > 0 && !self.unit.is_held() {
-                self.attachment
-                    .accessed_remotely(part.page, kind(part.access), bytes)?;
+                self.attachment.accessed_remotely(
+                    part.page,
+                    kind(part.access),
+                    bytes,
+                    part.ahead,
+                )?;
             }
         }
         Ok(())

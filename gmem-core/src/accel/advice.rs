@@ -54,13 +54,17 @@ impl Attachment {
         }
         match advice {
             Advice::Prefetch => {
-                // One fault brings a whole granule.
-                let granule = self.granule();
-                let (first, end) = (range.start.0 / granule * granule, range.end().0);
-                for page in (first..end).step_by(granule as usize) {
-                    let cause = Cause::Advice;
-                    self.engine
-                        .device_fault(self.hnode, PageNo(page), Access::Read, cause)?;
+                let mut page = range.start;
+                while page < range.end() {
+                    let (left, cause) = (range.end().0 - page.0, Cause::Advice);
+                    let brought = self.engine.device_fault_ahead(
+                        self.hnode,
+                        page,
+                        Access::Read,
+                        cause,
+                        left,
+                    )?;
+                    page = page.add(brought);
                 }
             }
             Advice::WillNeed => self.engine.set_will_need(range),

@@ -79,8 +79,11 @@ impl Attachment {
     /// The same for an accelerator that will touch up to `pages` from there on, the page included: as many as lie together
     /// come along.
     pub fn fault_ahead(&self, page: PageNo, access: Access, pages: u64) -> Result<(), DeviceError> {
-        self.engine
-            .device_fault_ahead(self.hnode, page, access, pages)
+        let touch = Cause::Touch;
+        let brought = self
+            .engine
+            .device_fault_ahead(self.hnode, page, access, touch, pages);
+        brought.map(|_| ())
     }
 
     /// Brings the page, with its granule, into the accelerator's own memory, wherever a fault would leave it.
@@ -89,15 +92,18 @@ impl Attachment {
             .device_fault(self.hnode, page, access, Cause::Advice)
     }
 
-    /// Notes that the accelerator accessed `bytes` of the page beneath the guest, over the link. A page that turns out to
+    /// Notes that the accelerator accessed `bytes` of the page beneath the guest, over the link, in a command about up to
+    /// `ahead` pages from there on. A page that turns out to
     /// be hot comes into its memory. To be called as [`Attachment::fault`] is.
     pub fn accessed_remotely(
         &self,
         page: PageNo,
         access: Access,
         bytes: u64,
+        ahead: u64,
     ) -> Result<(), DeviceError> {
-        self.engine.device_accessed(self.hnode, page, access, bytes)
+        self.engine
+            .device_accessed(self.hnode, page, access, bytes, ahead)
     }
 
     /// Says where pages go that the accelerator touches, from now on.
@@ -113,11 +119,6 @@ impl Attachment {
     /// The number of its memory among the nodes of the address space: 0 is host RAM, then come the tiers.
     pub fn node(&self) -> u8 {
         self.hnode
-    }
-
-    /// Pages that come and go together.
-    pub(super) fn granule(&self) -> u64 {
-        self.share.granule() as u64
     }
 
     /// The page tables that stand for this address space in the accelerator.

@@ -198,7 +198,7 @@ impl User {
             };
             match done {
                 Some(result) => {
-                    self.attachment.accessed_remotely(page, access, 512)?;
+                    self.attachment.accessed_remotely(page, access, 512, 1)?;
                     return Ok(result);
                 }
                 None => self.attachment.fault(page, access)?,

@@ -18,14 +18,16 @@ const ATTEMPTS: usize = 4;
 
 impl Engine {
     /// As [`Engine::device_fault`], for an accelerator that touched `page` and will touch up to `pages` from there on, itself
-    /// included: as many of a cluster come along as lie together, if none of them is in its memory.
+    /// included: as many of a cluster come along as lie together, if none of them is in its memory. Returns how many from
+    /// `page` on were brought.
     pub fn device_fault_ahead(
         &self,
         hnode: u8,
         page: PageNo,
         access: Access,
+        cause: Cause,
         pages: u64,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<u64, DeviceError> {
         let attached = self.attached(hnode)?;
         let granule = attached.device.granule();
         let first = PageNo(page.0 / granule as u64 * granule as u64);
@@ -34,10 +36,12 @@ impl Engine {
         let room = (CLUSTER_PAGES - ClusterNo::index(first)).min(share as usize);
         let wanted = (page.0 - first.0).saturating_add(pages).min(room as u64) as usize;
         let count = 1 << wanted.max(1).ilog2();
-        if count > granule && self.bring_together(hnode, &attached, first, count, access)? {
-            return Ok(());
+        let want = (access, cause);
+        if count > granule && self.bring_together(hnode, &attached, first, count, want)? {
+            return Ok(count as u64 - (page.0 - first.0));
         }
-        self.device_fault(hnode, page, access, Cause::Touch)
+        self.device_fault(hnode, page, access, cause)?;
+        Ok(granule as u64 - (page.0 - first.0))
     }
 
     /// Brings several granules at once; false if they do not come together.
@@ -47,7 +51,7 @@ impl Engine {
         attached: &Attached,
         first: PageNo,
         count: usize,
-        access: Access,
+        (access, cause): (Access, Cause),
     ) -> Result<bool, DeviceError> {
         let arrived = Instant::now();
         let (cluster, mask) = (ClusterNo::of(first), bits(ClusterNo::index(first), count));
@@ -62,7 +66,7 @@ impl Engine {
             if indices(mask).any(|index| self.stands_apart(&held, index, hnode)) {
                 return Ok(false);
             }
-            match self.place(held, mask, hnode, attached, access, Cause::Touch) {
+            match self.place(held, mask, hnode, attached, access, cause) {
                 Ok(Near::There) => {
                     let along = count - attached.device.granule();
                     attached.ledger.ahead.add(along as u64);

@@ -42,11 +42,11 @@ impl Engine {
         }
     }
 
-    /// Puts what has been staged longest back beneath the guest, where no tier takes it: pages that leave an accelerator
+    /// Puts some of what has been staged longest back beneath the guest, where no tier takes it: pages that leave an accelerator
     /// are staged, and the arena has fewer slots than the guest has pages. False if there was nothing to put back.
     pub(super) fn unstage(&self) -> Result<bool, FaultError> {
         let _passing = self.gate.pass();
-        let mut back = false;
+        let mut back = 0;
         // Some are stale.
         for _ in 0..self.staged.groups() {
             let Some(group) = self.staged.pop() else {
@@ -59,15 +59,15 @@ impl Engine {
             for page in cluster.pages(mask) {
                 if Self::site(self.table.peek(page).state()) == Site::Staged {
                     let outcome = self.bring(page, bit(page))?;
-                    back |= matches!(outcome, Outcome::Resolved { .. });
+                    back += usize::from(matches!(outcome, Outcome::Resolved { .. }));
                     self.wake(page, bit(page), outcome);
                 }
             }
-            if back {
+            if back >= CLUSTER_PAGES {
                 break;
             }
         }
-        Ok(back)
+        Ok(back > 0)
     }
 
     /// Drops copies of up to `pages` pages, or a few more, that accelerator `hnode` has.

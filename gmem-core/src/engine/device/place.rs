@@ -78,13 +78,15 @@ impl Engine {
         found
     }
 
-    /// Notes that accelerator `hnode` accessed `bytes` of a page over the link; a granule that is hot comes.
+    /// Notes that accelerator `hnode` accessed `bytes` of a page over the link, and that its command is about `ahead` pages
+    /// from there on; a granule that is hot comes, with those.
     pub fn device_accessed(
         &self,
         hnode: u8,
         page: PageNo,
         access: Access,
         bytes: u64,
+        ahead: u64,
     ) -> Result<(), DeviceError> {
         let attached = self.attached(hnode)?;
         let ledger = &attached.ledger;
@@ -99,12 +101,13 @@ impl Engine {
             return Ok(());
         }
         ledger.heat.forget(granule);
-        match self.device_fault(hnode, page, access, Cause::Heat) {
+        // What its command touches next was, in all likelihood, used as much.
+        match self.device_fault_ahead(hnode, page, access, Cause::Heat, ahead) {
             // It works as well, if slower, where it is.
             Err(
                 DeviceError::Full { .. } | DeviceError::Busy { .. } | DeviceError::Pinned { .. },
             ) => Ok(()),
-            other => other,
+            other => other.map(|_| ()),
         }
     }
 }
