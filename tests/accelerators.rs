@@ -11,7 +11,7 @@ use support::control::Controlled;
 use support::gmem::{TempDir, run};
 use support::verified::{Run, number, run_with, start, succeed, tiers};
 
-/// Memory of the guest a quarter of which fits the host, and accelerators a sixteenth each.
+/// A guest a quarter of whose memory fits the host, a sixteenth each accelerator.
 const SMALL: &str = "--memory 256M --cpus 2 --tier host:64M --tier hbm:64M --tier zip:256M \
     --accel npu,hbm=16M --accel gpu,hbm=16M";
 
@@ -94,6 +94,17 @@ fn no_addition_is_lost_while_all_add_to_the_same_pages() {
         assert_eq!(guest["writes"], 20_000, "{guest}");
         assert_eq!(guest["counted"], 20_000, "{guest}");
     }
+}
+
+#[test]
+fn no_addition_is_lost_of_a_million_while_pages_go_to_and_fro() {
+    let line = "--memory 128M --cpus 2 --tier host:64M --tier hbm:128M \
+        --accel npu,hbm=16M,place=first-touch --accel gpu,hbm=16M,place=first-touch";
+    let report = passes(line, "pingpong ops=1000000 burst=512 working_set=2M");
+    assert_eq!(report["guest"]["counted"], 1_000_000, "{report}");
+    let migrations = report["migrations"].as_array().unwrap();
+    let pages: u64 = migrations.iter().map(|it| number(&it["pages"])).sum();
+    assert!(pages > 10_000, "{pages} pages moved");
 }
 
 #[test]
