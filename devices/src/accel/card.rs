@@ -5,7 +5,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gmem_core::accel::{Accelerator, Attachment, Placement};
 use gmem_core::engine::Engine;
@@ -19,8 +19,8 @@ use super::options::{CardError, CardOptions};
 use super::processor::Processor;
 use super::stream::Stream;
 
-/// Starts a stream on a free execution unit, whatever its format; its queue holds so many commands.
-type Start = Box<dyn Fn(&Arc<Attachment>, usize) -> Option<io::Result<Stream>> + Send + Sync>;
+/// Starts a stream on each execution unit, whatever its format; their queues hold so many commands.
+type Start = Box<dyn Fn(&Arc<Attachment>, usize) -> io::Result<Vec<Stream>> + Send + Sync>;
 
 /// An accelerator to be attached to an address space.
 pub struct Card {
@@ -29,6 +29,8 @@ pub struct Card {
     placement: Placement,
     start: Start,
     attachment: OnceLock<Arc<Attachment>>,
+    /// Streams that nobody has taken yet.
+    streams: Mutex<Vec<Stream>>,
 }
 
 impl Card {
@@ -66,8 +68,9 @@ impl Card {
         let hardware = Hardware::<F>::new(Arc::clone(&memory), options.units);
         let pmap = Arc::clone(&hardware);
         let start = move |attachment: &Arc<Attachment>, depth| {
-            let processor = Processor::new(&hardware, attachment)?;
-            Some(Stream::new(processor.with_host(Arc::clone(&host)), depth))
+            let units = std::iter::from_fn(|| Processor::new(&hardware, attachment));
+            let reaching = units.map(|unit| unit.with_host(Arc::clone(&host)));
+            reaching.map(|unit| Stream::new(unit, depth)).collect()
         };
         Ok(Self {
             arch: options.arch,
@@ -75,17 +78,23 @@ impl Card {
             placement: options.placement,
             start: Box::new(start),
             attachment: OnceLock::new(),
+            streams: Mutex::default(),
         })
     }
 
-    /// Lets it have pages of `engine`'s address space. Once.
-    pub fn attach(&self, engine: &Arc<Engine>) -> Result<(), CardError> {
+    /// Lets it have pages of `engine`'s address space, and starts its streams, in whose queues at most `depth` commands wait.
+    /// Once. The streams' threads may run wherever the caller may: not on one of the vCPUs' threads, which are pinned.
+    pub fn attach(&self, engine: &Arc<Engine>, depth: usize) -> Result<(), CardError> {
         let attachment = self.accelerator.attach(engine);
         let attachment =
             attachment.map_err(|error| CardError::Attach(self.name().to_owned(), error))?;
         attachment.set_placement(self.placement);
+        let attachment = Arc::new(attachment);
+        let streams = (self.start)(&attachment, depth);
+        *self.free_streams() =
+            streams.map_err(|error| CardError::Host(self.name().to_owned(), error))?;
         // There is one caller.
-        let _ = self.attachment.set(Arc::new(attachment));
+        let _ = self.attachment.set(attachment);
         Ok(())
     }
 
@@ -94,13 +103,14 @@ impl Card {
         self.attachment.get()
     }
 
-    /// A stream, in whose queue at most `depth` commands wait; there are as many as units.
-    pub fn stream(&self, depth: usize) -> Result<Stream, CardError> {
-        let attachment = self.attachment.get();
-        let stream = attachment.and_then(|attachment| (self.start)(attachment, depth));
-        let name = || self.name().to_owned();
-        let stream = stream.ok_or_else(|| CardError::NoUnit(name()))?;
-        stream.map_err(|error| CardError::Host(name(), error))
+    /// A stream of its own for the caller; there are as many as units.
+    pub fn stream(&self) -> Result<Stream, CardError> {
+        let stream = self.free_streams().pop();
+        stream.ok_or_else(|| CardError::NoUnit(self.name().to_owned()))
+    }
+
+    fn free_streams(&self) -> MutexGuard<'_, Vec<Stream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its name in reports.

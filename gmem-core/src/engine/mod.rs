@@ -56,7 +56,7 @@ pub use waiting::Stalls;
 
 use crate::bytes::Bytes;
 use crate::hnode::Hnode;
-use crate::hnode::ram::Arena;
+use crate::hnode::ram::{Arena, ScratchPool};
 use crate::mmu::Mmu;
 use crate::page::{BLOCK_PAGES, PageNo, PageRange, Unit};
 use crate::policy::{Clock, Eviction, Prefetch, Streams};
@@ -140,6 +140,8 @@ pub struct Engine {
     devices: device::Devices,
     beneath: beneath::Beneath,
     sharing: device::Sharing,
+    /// For bytes on their way to accelerators.
+    scratch: ScratchPool,
     eviction: Box<dyn Eviction>,
     staged: expel::Staged,
     waiting: waiting::Waiting,
@@ -186,6 +188,7 @@ impl Engine {
             devices: device::Devices::default(),
             beneath: beneath::Beneath::new(mmu),
             sharing: device::Sharing::default(),
+            scratch: ScratchPool::default(),
             overcommit,
         };
         engine.check_sizes(engine.arena.cap(), unplugged)?;

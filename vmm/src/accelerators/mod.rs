@@ -88,7 +88,8 @@ impl Accelerators {
 
     /// Attaches them to the guest's address space. Once.
     pub(crate) fn attach(&self, engine: &Arc<Engine>) -> Result<(), CardError> {
-        self.cards.iter().try_for_each(|card| card.attach(engine))?;
+        let attach = |card: &Arc<Card>| card.attach(engine, QUEUE_SIZE.into());
+        self.cards.iter().try_for_each(attach)?;
         // There is one caller.
         let _ = self.engine.set(Arc::clone(engine));
         Ok(())
@@ -129,7 +130,7 @@ impl Accelerator for Driven {
     }
 
     fn streams(&mut self) -> Result<Box<dyn Streams>, StreamsError> {
-        let stream = |_| self.card.stream(QUEUE_SIZE.into());
+        let stream = |_| self.card.stream();
         let streams: Result<Vec<Stream>, CardError> = (0..self.streams).map(stream).collect();
         match streams {
             Ok(streams) => Ok(Box::new(streams)),

@@ -107,7 +107,7 @@ impl AddressSpace {
         let stream = match &mut *copier {
             Some(stream) => stream,
             none => none.insert(
-                card.stream(1)
+                card.stream()
                     .map_err(|error| NodeError::Failed(error.to_string()))?,
             ),
         };

@@ -5,7 +5,7 @@ use super::{Attached, DeviceError, Near};
 use crate::engine::reclaim::NoRoom;
 use crate::engine::{Engine, FaultError};
 use crate::hnode::device::{Device, Reach};
-use crate::hnode::ram::Scratch;
+use crate::hnode::ram::Borrowed;
 use crate::mmu::Obstacle;
 use crate::page::{CLUSTER_PAGES, ClusterNo, PAGE_SIZE, PageNo, Unit, bits, runs};
 use crate::policy::Victims;
@@ -186,7 +186,7 @@ impl Engine {
         taken: &Taken<'_>,
     ) -> Result<usize, DeviceError> {
         let zero = |i: usize| pages.entry(at + i).state() == State::Untouched;
-        let mut scratch: Option<Scratch> = None;
+        let mut scratch: Option<Borrowed<'_>> = None;
         let (mut done, mut crossed) = (0, 0);
         while done < taken.count {
             let near = Frame(taken.frame.0 + done as u64);
@@ -198,7 +198,7 @@ impl Engine {
             }
             let scratch = match &mut scratch {
                 Some(scratch) => scratch,
-                none => none.insert(Scratch::new().map_err(|error| FaultError::Load {
+                none => none.insert(self.scratch.borrow().map_err(|error| FaultError::Load {
                     page: pages.cluster().page(at),
                     tier: "host".to_owned(),
                     source: std::io::Error::other(error).into(),

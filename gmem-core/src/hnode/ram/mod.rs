@@ -14,7 +14,7 @@ mod scratch;
 mod slots;
 
 pub use owned::{Empty, Frames};
-pub use scratch::Scratch;
+pub use scratch::{Borrowed, Scratch, ScratchPool};
 
 use crate::mmu::HostAddress;
 use crate::page::{BLOCK_PAGES, CLUSTER_PAGES, PAGE_SIZE, Unit};
