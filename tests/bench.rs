@@ -99,6 +99,32 @@ fn bench_resident_compares_with_plain_memory() {
 }
 
 #[test]
+fn every_fault_that_the_guest_measures_brings_a_page() {
+    require_kvm();
+    let dir = TempDir::new();
+    let report = dir.path().join("report.json");
+    let finished = run(&[
+        "run",
+        "--memory",
+        "32M",
+        "--tier",
+        "host:40M",
+        "--accel",
+        "npu,hbm=16M,place=first-touch",
+        "--workload",
+        "pingpong ops=1 working_set=1M",
+        "--report",
+        report.to_str().unwrap(),
+    ]);
+    assert_eq!(finished.code(), 0, "{finished:?}");
+    let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    // As many of them as of commands that do nothing, and an addition by either.
+    let commands = report["guest"]["commands"].as_u64().unwrap();
+    let faults = report["faults"]["accel"]["count"].as_u64().unwrap();
+    assert!(commands >= 100 && faults >= commands / 2, "{report}");
+}
+
+#[test]
 fn bench_ends_at_once_when_asked_and_leaves_no_file() {
     require_kvm();
     let dir = TempDir::new();
