@@ -99,6 +99,82 @@ fn bench_resident_compares_with_plain_memory() {
 }
 
 #[test]
+fn bench_accel_measures_both_kinds() {
+    require_kvm();
+    let dir = TempDir::new();
+    let json = dir.path().join("accel.json");
+    let finished = run(&[
+        "bench",
+        "accel",
+        "--rounds",
+        "1",
+        "--hbm",
+        "2M",
+        "--lookups",
+        "2000",
+        "--rows",
+        "1",
+        "--epochs",
+        "2",
+        "--json",
+        json.to_str().unwrap(),
+    ]);
+    assert_eq!(finished.code(), 0, "{finished:?}");
+    assert!(finished.stdout.contains("layers, epoch over bound"));
+    assert!(finished.stderr.contains("round 1/1, gpu"), "{finished:?}");
+    let result: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    expect_header(&result, "accel", 1);
+    for kind in ["npu", "gpu"] {
+        let (figures, ratios) = (&result["figures"][kind], &result["ratios"][kind]);
+        for gather in ["gather", "gather_link"] {
+            for place in ["adaptive", "first_touch"] {
+                for key in ["seconds", "link_bytes"] {
+                    expect_summary(&figures[gather][place][key], 1);
+                }
+            }
+            for what in ["bytes", "time"] {
+                expect_summary(&ratios[format!("{gather}_{what}_over_first_touch")], 1);
+            }
+        }
+        for key in ["epoch_seconds", "compute_seconds", "transfer_seconds"] {
+            expect_summary(&figures["layers"][key], 1);
+        }
+        for key in ["request_p50_us", "fault_p50_us"] {
+            expect_summary(&figures["request"][key], 1);
+        }
+        for key in ["layers_time_over_bound", "fault_p50_over_request"] {
+            expect_summary(&ratios[key], 1);
+        }
+    }
+}
+
+#[test]
+fn every_fault_that_the_guest_measures_brings_a_page() {
+    require_kvm();
+    let dir = TempDir::new();
+    let report = dir.path().join("report.json");
+    let finished = run(&[
+        "run",
+        "--memory",
+        "32M",
+        "--tier",
+        "host:40M",
+        "--accel",
+        "npu,hbm=16M,place=first-touch",
+        "--workload",
+        "pingpong ops=1 working_set=1M",
+        "--report",
+        report.to_str().unwrap(),
+    ]);
+    assert_eq!(finished.code(), 0, "{finished:?}");
+    let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    // As many of them as of commands that do nothing, and an addition by either.
+    let commands = report["guest"]["commands"].as_u64().unwrap();
+    let faults = report["faults"]["accel"]["count"].as_u64().unwrap();
+    assert!(commands >= 100 && faults >= commands / 2, "{report}");
+}
+
+#[test]
 fn bench_ends_at_once_when_asked_and_leaves_no_file() {
     require_kvm();
     let dir = TempDir::new();
@@ -118,6 +194,10 @@ fn bench_refuses_a_result_that_it_could_not_write_and_sizes_that_it_cannot_use()
     unwritable.expect_failure(2, &["/nowhere/at/all.json", "--json"]);
     for wrong in [["--memory", "1M"], ["--rounds", "0"], ["--passes", "x"]] {
         let finished = run(&["bench", "fault", wrong[0], wrong[1]]);
+        assert_eq!(finished.code(), 2, "{finished:?}");
+    }
+    for wrong in [["--hbm", "1M"], ["--rows", "17"], ["--epochs", "1"]] {
+        let finished = run(&["bench", "accel", wrong[0], wrong[1]]);
         assert_eq!(finished.code(), 2, "{finished:?}");
     }
 }

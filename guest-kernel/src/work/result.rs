@@ -131,6 +131,11 @@ fn specifics(object: &mut Object<'_>, context: &Context<'_>, tally: &Tally) {
             object.integer("layers", tally.accel.parts);
             object.integer("rows", rows);
             object.integer("epochs", epochs);
+            object.integer("weight_bytes", tally.accel.weight_bytes);
+            let first = tally.accel.first_epoch_cycles;
+            let later = frequency.seconds(tally.timed_cycles.saturating_sub(first));
+            let epochs = epochs.saturating_sub(1).max(1);
+            object.decimal("epoch_seconds", later / epochs as f64, 6);
         }
         Workload::KvCache { width, theta, .. } => {
             object.integer("sequences", tally.accel.parts);

@@ -182,6 +182,7 @@ fn sample(
             },
             memory: options.memory,
             plan,
+            accelerators: Vec::new(),
             setting: &setting,
             workload: &workload,
         },

@@ -6,11 +6,14 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::BenchError;
+use crate::accelerators::AccelConfig;
 use crate::boot;
 use crate::devices::DeviceConfig;
+use crate::figures::Figures;
 use crate::machine::{Config, Event, Machine, Payload, Setting};
 use crate::memory::plan::Plan;
 use crate::outcome::Reason;
+use crate::report::Device;
 use crate::signals::TerminationSignals;
 
 /// How often failures of memory are looked for.
@@ -24,6 +27,8 @@ pub(super) struct Job<'a> {
     pub(super) memory: u64,
     /// What holds it.
     pub(super) plan: Option<Plan>,
+    /// What shares the memory with its vCPU.
+    pub(super) accelerators: Vec<AccelConfig>,
     /// Where it runs and who serves it.
     pub(super) setting: &'a Setting,
     /// `NAME key=value ...`
@@ -34,9 +39,20 @@ pub(super) struct Job<'a> {
 pub(super) struct GuestResult {
     side: &'static str,
     value: Value,
+    devices: Vec<Device>,
 }
 
 impl GuestResult {
+    /// Bytes that crossed accelerators' links, of all kinds together.
+    pub(super) fn link_bytes(&self) -> f64 {
+        let links = self.devices.iter().filter_map(|device| {
+            let counters = device.counters.as_ref()?;
+            counters.get("link")?.as_object()
+        });
+        let counters = links.flatten().filter(|(key, _)| key.ends_with("_bytes"));
+        counters.filter_map(|(_, bytes)| bytes.as_f64()).sum()
+    }
+
     /// The number `key`, which must be above zero.
     pub(super) fn number(&self, key: &'static str) -> Result<f64, BenchError> {
         let found = &self.value[key];
@@ -62,7 +78,10 @@ pub(super) fn run(job: &Job<'_>, signals: &TerminationSignals) -> Result<GuestRe
             workload: job.workload.to_owned(),
             extra: String::new(),
         },
-        devices: DeviceConfig::default(),
+        devices: DeviceConfig {
+            accelerators: job.accelerators.clone(),
+            ..DeviceConfig::default()
+        },
     };
     let running = Machine::build_in(&config, Box::new(io::sink()), job.setting)?.start()?;
     let signal = loop {
@@ -74,6 +93,7 @@ pub(super) fn run(job: &Job<'_>, signals: &TerminationSignals) -> Result<GuestRe
         }
     };
     let failure = running.memory().failure();
+    let (memory, devices) = (running.memory().clone(), running.devices().clone());
     let mut outcome = running.finish(signal);
     if let Some(failure) = failure {
         outcome.reason = Reason::Memory(failure);
@@ -86,6 +106,8 @@ pub(super) fn run(job: &Job<'_>, signals: &TerminationSignals) -> Result<GuestRe
         Some(value) if outcome.message().is_none() && !outcome.abandoned => Ok(GuestResult {
             side: job.side,
             value,
+            // Nothing moves any more.
+            devices: Figures::of(&memory, &devices).devices,
         }),
         _ => Err(BenchError::of(job.side, &outcome)),
     }

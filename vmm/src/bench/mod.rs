@@ -4,6 +4,7 @@
 //! measured. So each experiment runs its two sides one after the other, in changing order, takes the ratio
 //! of the two within each round, and reports the median of the ratios.
 
+pub mod accel;
 pub mod fault;
 mod floor;
 mod guest;

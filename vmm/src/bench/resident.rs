@@ -139,6 +139,7 @@ fn sample(
             side: name,
             memory: options.memory,
             plan,
+            accelerators: Vec::new(),
             setting: &Setting {
                 cpus: Some(vec![cpu]),
                 server: None,

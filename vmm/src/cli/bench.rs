@@ -1,5 +1,7 @@
 //! `gmem bench`: what this product costs, measured here and now.
 
+mod accel;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -7,10 +9,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use accel::AccelArgs;
+
 use super::run::Failure;
 use super::size;
 use super::status::StatusLine;
-use crate::bench::{BenchError, Measured, Progress, Summary, fault, host::HostFacts, resident};
+use crate::bench::{
+    self, BenchError, Measured, Progress, Summary, fault, host::HostFacts, resident,
+};
 use crate::check::{Host, HostLacks, require_kernel, require_kvm, require_userfaultfd};
 use crate::exit_code::ExitCode;
 use crate::signals::TerminationSignals;
@@ -33,6 +39,8 @@ enum Experiment {
     Fault(FaultArgs),
     /// Memory that fits its budget, against plain memory
     Resident(ResidentArgs),
+    /// Accelerators that share the guest's memory: placement, weights that stream, faults
+    Accel(AccelArgs),
 }
 
 #[derive(Debug, Args)]
@@ -133,6 +141,15 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
             let measured = resident::measure(&options, &signals, &status).map_err(failed)?;
             json.write(&measured)?;
             print(&resident_text(&measured))
+        }
+        Experiment::Accel(args) => {
+            require_kernel(&host).map_err(lacks)?;
+            require_userfaultfd(&host).map_err(lacks)?;
+            let options = args.options();
+            let json = JsonFile::create(args.json)?;
+            let measured = bench::accel::measure(&options, &signals, &status).map_err(failed)?;
+            json.write(&measured)?;
+            print(&accel::text(&measured))
         }
     }
 }

@@ -30,6 +30,10 @@ pub struct Account {
     pub nop_cycles: u64,
     /// The same of commands that touch one page which a CPU has just written.
     pub fault_cycles: u64,
+    /// Bytes of the weights.
+    pub weight_bytes: u64,
+    /// Cycles of the timed phase that belong to the first epoch, of more than one.
+    pub first_epoch_cycles: u64,
     /// Rows of the table, layers or sequences.
     pub parts: u64,
     /// Bytes of the working set in accelerators' memory in the end, if somebody could say.
@@ -50,6 +54,8 @@ impl Account {
             latencies: Histogram::new(),
             nop_cycles: 0,
             fault_cycles: 0,
+            weight_bytes: 0,
+            first_epoch_cycles: 0,
             parts: 0,
             local_bytes: None,
             failures: 0,
@@ -72,6 +78,8 @@ impl Account {
         self.latencies.merge(&other.latencies);
         self.nop_cycles = self.nop_cycles.max(other.nop_cycles);
         self.fault_cycles = self.fault_cycles.max(other.fault_cycles);
+        self.weight_bytes = self.weight_bytes.max(other.weight_bytes);
+        self.first_epoch_cycles = self.first_epoch_cycles.max(other.first_epoch_cycles);
         self.parts = self.parts.max(other.parts);
         self.local_bytes = self.local_bytes.or(other.local_bytes);
         self.failures += other.failures;

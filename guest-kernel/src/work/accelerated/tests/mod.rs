@@ -254,6 +254,25 @@ fn writes_of_both_sides_are_counted() {
 }
 
 #[test]
+fn layers_say_how_large_they_are_and_what_an_epoch_after_the_first_takes() {
+    let number = |result: &serde_json::Value, key: &str| result[key].as_f64().unwrap();
+    let one = run("layers layers=2 epochs=1", USUAL, &obey);
+    assert_eq!(one["epoch_seconds"], one["seconds"], "{one}");
+    let three = run("layers layers=2 epochs=3", USUAL, &obey);
+    let epoch = number(&three, "epoch_seconds");
+    assert!(
+        epoch > 0.0 && 2.0 * epoch < number(&three, "seconds"),
+        "{three}"
+    );
+    assert_eq!(one["weight_bytes"], three["weight_bytes"]);
+    let (weights, all) = (
+        number(&one, "weight_bytes"),
+        number(&one, "working_set_bytes"),
+    );
+    assert!(weights > all / 2.0 && weights < all, "{one}");
+}
+
+#[test]
 fn a_burst_adds_to_a_word_of_every_page_and_to_others_the_next_time() {
     let seen = Mutex::new(std::collections::BTreeSet::new());
     let mood = |_: usize, _: u64, request: &xpu::Request| {
