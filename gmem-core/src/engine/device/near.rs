@@ -87,6 +87,14 @@ impl Engine {
         attached.ledger.migrated_in.add_pages(crossed);
         attached.ledger.note_came(first, count, crossed);
         self.sharing.forget_copied(first, count);
+        // What was staged lies in consecutive slots where it left the guest together: freed together, in one system call.
+        let mut left: Option<(Frame, usize)> = None;
+        let free = |left: Option<(Frame, usize)>| {
+            if let Some((frame, count)) = left {
+                self.staged.less(count);
+                drop(self.arena.kept(frame, count, Unit::Page));
+            }
+        };
         for i in 0..count {
             let entry = pages.entry(at + i);
             let flags = entry
@@ -100,16 +108,17 @@ impl Engine {
                 State::Held(Place {
                     hnode: Place::RAM,
                     frame,
-                }) => {
-                    self.staged.less(1);
-                    drop(self.arena.kept(frame, 1, Unit::Page));
-                }
+                }) => match &mut left {
+                    Some((start, count)) if start.0 + *count as u64 == frame.0 => *count += 1,
+                    left => free(left.replace((frame, 1))),
+                },
                 State::Held(place) => self.tier(place.hnode).free(place.frame, Unit::Page),
                 _ => {}
             }
             self.stats
                 .moved(Self::site(entry.state()), Site::Tier(hnode), 1);
         }
+        free(left);
         Ok(Near::There)
     }
 
