@@ -104,7 +104,9 @@ impl<F: Format> Context<F> {
     fn forget(&self, range: PageRange) -> Result<bool, TableError> {
         let mut any = false;
         let retired = self.table.unmap(range, |_| any = true)?;
-        if any {
+        // Pages of one granule have locks of their own: somebody else may have unmapped it for another of them, and not yet
+        // have its acknowledgement. Who finds nothing mapped waits like who did.
+        if any || F::granule() > 1 {
             self.shootdown.invalidate(&[range]);
         }
         drop(retired);
@@ -199,5 +201,48 @@ impl<F: Format> Pmap for Hardware<F> {
             // The tables are damaged, by the accelerator itself: whatever it still reaches, it forgets.
             context.shootdown.invalidate(&[range]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use gmem_core::hnode::link::Link;
+    use gmem_core::table::Frame;
+
+    use super::super::mmu::Gpu;
+    use super::*;
+
+    #[test]
+    fn who_takes_another_page_of_a_granule_away_waits_for_the_acknowledgement_too() {
+        let memory = Hbm::new(256 << 12, 64 << 12, Link::new(0.0, 0.0)).unwrap();
+        let hardware = Hardware::<Gpu>::new(Arc::new(memory), 1);
+        let id = hardware.create().unwrap();
+        let reach = Reach::Local {
+            frame: Frame(16),
+            writable: true,
+        };
+        hardware.map(id, PageNo(0), reach).unwrap();
+        let context = hardware.context(id).unwrap();
+        let mut unit = context.take_unit().unwrap();
+        let mut inside = unit.enter();
+        let (memory, root) = (&*hardware.memory, context.root());
+        inside
+            .translate::<Gpu>(memory, root, PageNo(3), Access::Write)
+            .unwrap();
+        thread::scope(|scope| {
+            let first = scope.spawn(|| hardware.unmap(id, PageNo(0), 1));
+            while context.table.walk(PageNo(0), Access::Read).is_ok() {
+                thread::yield_now();
+            }
+            // The granule is in no table any more, but the unit is in the middle of a chunk.
+            let second = scope.spawn(|| hardware.unmap(id, PageNo(3), 1));
+            thread::sleep(Duration::from_millis(30));
+            assert!(!first.is_finished(), "without the acknowledgement");
+            assert!(!second.is_finished(), "without the acknowledgement");
+            drop(inside);
+        });
     }
 }

@@ -31,7 +31,8 @@ pub trait Pmap: Send + Sync {
     }
 
     /// Unmaps every granule that has one of these pages, and invalidates what the accelerator has cached of them. On
-    /// return it has acknowledged: no access through an old translation is under way or will begin. It must not
-    /// depend on a fault of the accelerator being resolved: whoever resolves it may be the caller.
+    /// return it has acknowledged: no access through an old translation is under way or will begin, whoever took it away:
+    /// pages of one granule may be unmapped by several threads at once, and the one that finds nothing mapped waits like the
+    /// one that did. It must not depend on a fault of the accelerator being resolved: whoever resolves it may be the caller.
     fn unmap(&self, context: ContextId, page: PageNo, pages: usize);
 }
