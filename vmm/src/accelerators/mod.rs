@@ -141,3 +141,6 @@ impl Accelerator for Driven {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
