@@ -72,6 +72,29 @@ impl Buffers {
     }
 }
 
+impl Buffers {
+    /// A request of exactly `N` bytes, and room for an answer of at least `answer`.
+    pub fn exchange<const N: usize>(
+        chain: Chain<'_>,
+        memory: &GuestMemoryMmap,
+        answer: usize,
+    ) -> Result<([u8; N], Self), Broken> {
+        let buffers = Self::of(chain)?;
+        let (found, room) = (buffers.readable.len(), buffers.writable.len());
+        if found != N {
+            return Err(Broken(format!("a request of {found} bytes instead of {N}")));
+        }
+        if room < answer {
+            return Err(Broken(format!(
+                "room for {room} bytes, where an answer has {answer}"
+            )));
+        }
+        let mut bytes = [0; N];
+        buffers.readable.read(memory, &mut bytes)?;
+        Ok((bytes, buffers))
+    }
+}
+
 impl Span {
     fn push(&mut self, gpa: GuestAddress, len: usize) {
         if len > 0 {

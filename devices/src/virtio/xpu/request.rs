@@ -23,21 +23,7 @@ pub(super) struct Request {
 impl Request {
     /// The request in `chain`.
     pub(super) fn parse(chain: Chain<'_>, memory: &GuestMemoryMmap) -> Result<Self, Broken> {
-        let buffers = Buffers::of(chain)?;
-        let mut bytes = [0; REQUEST_SIZE];
-        let found = buffers.readable.read(memory, &mut bytes)?;
-        if found < REQUEST_SIZE || buffers.readable.len() > REQUEST_SIZE {
-            return Err(Broken(format!(
-                "a command of {} bytes instead of {REQUEST_SIZE}",
-                buffers.readable.len()
-            )));
-        }
-        let room = buffers.writable.len();
-        if room < RESPONSE_SIZE {
-            return Err(Broken(format!(
-                "room for {room} bytes, where an answer has {RESPONSE_SIZE}"
-            )));
-        }
+        let (bytes, buffers) = Buffers::exchange(chain, memory, RESPONSE_SIZE)?;
         Ok(Self {
             head: buffers.head,
             room: buffers.writable,
