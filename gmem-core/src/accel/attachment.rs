@@ -40,8 +40,10 @@ pub struct CapError {
 struct Share {
     accelerator: Arc<Accelerator>,
     context: ContextId,
-    /// Pages.
+    /// Pages that it has, or is about to have: a request that finds no frames counts for a moment.
     used: AtomicU64,
+    /// Pages that it has.
+    held: AtomicU64,
     peak: AtomicU64,
     cap: AtomicU64,
 }
@@ -55,6 +57,7 @@ impl Attachment {
             accelerator: Arc::clone(accelerator),
             context: accelerator.pmap().create()?,
             used: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             cap: AtomicU64::new(u64::MAX),
         });
@@ -222,7 +225,7 @@ impl Hnode for Share {
 
     fn usage(&self) -> Usage {
         let bytes = |pages: u64| pages * PAGE_SIZE as u64;
-        let pages = self.used.load(Ordering::SeqCst);
+        let pages = self.held.load(Ordering::SeqCst);
         let cap = self
             .cap
             .load(Ordering::SeqCst)
@@ -266,6 +269,8 @@ impl Hnode for Share {
     }
 
     fn free(&self, frame: Frame, unit: Unit) {
+        // Before somebody else can take them: what all have is never more than there is.
+        self.held.fetch_sub(unit.pages() as u64, Ordering::SeqCst);
         for i in 0..unit.pages() as u64 {
             self.accelerator.memory().give_back(Frame(frame.0 + i));
         }
@@ -290,8 +295,9 @@ impl Device for Share {
         let frame = self.accelerator.memory().take(pages);
         match frame {
             Some(_) => {
-                let used = self.used.load(Ordering::SeqCst);
-                self.peak.fetch_max(used, Ordering::Relaxed);
+                let more = pages as u64;
+                let held = self.held.fetch_add(more, Ordering::SeqCst) + more;
+                self.peak.fetch_max(held, Ordering::Relaxed);
             }
             None => {
                 self.used.fetch_sub(pages as u64, Ordering::SeqCst);

@@ -4,6 +4,7 @@ use crate::accelerator::Sim;
 use crate::simulated::{bench, zip};
 use crate::{touch, verify_all, write_all};
 use gmem_core::page::{PageNo, Unit};
+use std::thread;
 
 /// More than the arena has slots for.
 const PAGES: u64 = 4096;
@@ -29,4 +30,24 @@ fn what_leaves_an_accelerator_goes_back_beneath_the_guest_where_no_tier_takes_it
         gpu.attachment.detach().map_err(|(_, error)| error).unwrap();
         verify_all(&bench, PAGES, |page| page + 2);
     }
+}
+
+#[test]
+fn what_an_accelerator_has_is_never_said_to_be_more_than_it_holds() {
+    let bench = bench(PAGES, PAGES, Unit::Page, vec![zip(4 << 20)]);
+    let gpu = Sim::new("gpu", 64, 16).attach(&bench);
+    thread::scope(|scope| {
+        for start in 0..4 {
+            let gpu = &gpu;
+            scope.spawn(move || {
+                for n in 0..1000 {
+                    let page = PageNo((start * 1024 + n * 16) % PAGES);
+                    gpu.write(page, n).unwrap();
+                }
+            });
+        }
+    });
+    let usage = gpu.attachment.usage();
+    assert!(usage.peak_bytes <= usage.capacity_bytes, "{usage:?}");
+    bench.audit_with(&[&gpu]);
 }
