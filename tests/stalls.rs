@@ -23,10 +23,14 @@ const TOO_LARGE: &[&str] = &[
 
 /// Waits until an access of the guest waits for room, and the monitor has said so.
 fn wait_for_stall(client: &mut Client) {
-    until("an access waits for room", || {
-        (client.status()["waiting"].as_u64()? > 0).then_some(())
+    // For as long as a stall lasts that is one: a page of zeros that is found gives room for a moment.
+    let mut steady = 0;
+    until("an access waits for room, and goes on waiting", || {
+        let waits = client.status()["waiting"].as_u64()? > 0;
+        steady = if waits { steady + 1 } else { 0 };
+        thread::sleep(Duration::from_millis(40));
+        (steady > 40).then_some(())
     });
-    thread::sleep(Duration::from_millis(700));
 }
 
 #[test]
