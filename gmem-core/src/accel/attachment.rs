@@ -96,8 +96,7 @@ impl Attachment {
     }
 
     /// Notes that the accelerator accessed `bytes` of the page beneath the guest, over the link, in a command about up to
-    /// `ahead` pages from there on. A page that turns out to
-    /// be hot comes into its memory. To be called as [`Attachment::fault`] is.
+    /// `ahead` pages from there on. A page that turns out to be hot comes into its memory. To be called as [`Attachment::fault`] is.
     pub fn accessed_remotely(
         &self,
         page: PageNo,

@@ -53,8 +53,8 @@ pub struct Snapshot {
 }
 
 impl Engine {
-    /// The numbers now.
-    pub fn snapshot(&self) -> Snapshot {
+    /// What holds pages now: the host first, then the tiers in their order, then accelerators.
+    pub fn tier_snapshots(&self) -> Vec<TierSnapshot> {
         let page = PAGE_SIZE as u64;
         let host = TierSnapshot {
             name: Kind::Host.to_string(),
@@ -78,12 +78,17 @@ impl Engine {
         let tiers = self.tiers.iter().map(|tier| of(&**tier));
         let devices = self.attached_devices();
         let devices = devices.iter().map(|(_, device)| of(&**device));
+        std::iter::once(host).chain(tiers).chain(devices).collect()
+    }
+
+    /// The numbers now.
+    pub fn snapshot(&self) -> Snapshot {
         Snapshot {
-            memory_bytes: self.memory_pages() * page,
+            memory_bytes: self.memory_pages() * PAGE_SIZE as u64,
             metadata_bytes: self.table.metadata_bytes()
                 + self.arena.metadata_bytes()
                 + self.devices_metadata_bytes(),
-            tiers: std::iter::once(host).chain(tiers).chain(devices).collect(),
+            tiers: self.tier_snapshots(),
             faults: self.stats.latency(),
             device_faults: self.stats.device_latency(),
             prefetched_pages: self.stats.prefetched.load(Relaxed),

@@ -45,7 +45,7 @@ impl AddressSpace {
     /// Host first, then the tiers, then the accelerators.
     fn snapshot(&self) -> Vec<TierSnapshot> {
         match self.engine() {
-            Ok(engine) => engine.snapshot().tiers,
+            Ok(engine) => engine.tier_snapshots(),
             Err(_) => Vec::new(),
         }
     }
