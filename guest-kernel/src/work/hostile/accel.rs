@@ -207,25 +207,28 @@ impl<M: Machine> Driver<'_, M> {
     }
 
     fn order(&mut self, op: u32, [a, b, c]: [u64; 3]) -> Result<u64, Fault> {
-        let (request, response) = (self.buffer(REQUEST), self.buffer(RESPONSE));
         let args = [a, b, c, 0, 0, 0, 0];
-        let bytes = xpu::Request { op, args }.to_bytes();
-        self.arena.put_words(request, &bytes);
-        let mut answer = [0xff; xpu::RESPONSE_SIZE];
-        self.arena.put_words(response, &answer);
-        let written = self.ask(
-            0,
-            &[
-                (request, bytes.len() as u32, false),
-                (response, answer.len() as u32, true),
-            ],
-        )?;
-        self.arena.get_words(response, &mut answer);
+        let (answer, written) = self.exchange(&xpu::Request { op, args }.to_bytes())?;
         let answer = xpu::Response::from_bytes(&answer);
         match (answer.status, written as usize == xpu::RESPONSE_SIZE) {
             (xpu::status::OK, true) => Ok(answer.value),
             _ => Err("an accelerator did not carry out a command by the rules"),
         }
+    }
+
+    /// Sends a request with room for an answer of `N` bytes; the answer, and how many bytes were written.
+    fn exchange<const N: usize>(&mut self, bytes: &[u8]) -> Result<([u8; N], u32), Fault> {
+        let (request, response) = (self.buffer(REQUEST), self.buffer(RESPONSE));
+        self.arena.put_words(request, bytes);
+        let mut answer = [0xff; N];
+        self.arena.put_words(response, &answer);
+        let buffers = [
+            (request, bytes.len() as u32, false),
+            (response, N as u32, true),
+        ];
+        let written = self.ask(0, &buffers)?;
+        self.arena.get_words(response, &mut answer);
+        Ok((answer, written))
     }
 
     /// Asks about host RAM, copies a page, frees the copy.
@@ -261,19 +264,7 @@ impl<M: Machine> Driver<'_, M> {
 
     /// The first value of the answer about node 0; none if it cannot be done now.
     fn demand(&mut self, op: u32, args: [u64; 3]) -> Result<Option<u64>, Fault> {
-        let (request, response) = (self.buffer(REQUEST), self.buffer(RESPONSE));
-        let bytes = gmem::Request { op, node: 0, args }.to_bytes();
-        self.arena.put_words(request, &bytes);
-        let mut answer = [0xff; gmem::RESPONSE_SIZE];
-        self.arena.put_words(response, &answer);
-        let written = self.ask(
-            0,
-            &[
-                (request, bytes.len() as u32, false),
-                (response, answer.len() as u32, true),
-            ],
-        )?;
-        self.arena.get_words(response, &mut answer);
+        let (answer, written) = self.exchange(&gmem::Request { op, node: 0, args }.to_bytes())?;
         let answer = gmem::Response::from_bytes(&answer);
         if written as usize != gmem::RESPONSE_SIZE {
             return Err("an answer about memory is not 40 bytes long");
