@@ -15,6 +15,9 @@ use std::sync::atomic::AtomicU64;
 /// How often a page that the kernel calls busy is tried again.
 const BUSY_ATTEMPTS: u32 = 1000;
 
+/// Touched by nobody: a page that comes along.
+pub(super) const NOBODY: PageNo = PageNo(u64::MAX);
+
 impl Engine {
     /// Brings in `touched`, and those pages of its cluster in `plan` for which there is room without
     /// making any. Whoever waits for them is still to be woken, by [`Engine::wake`].
@@ -143,7 +146,7 @@ impl Engine {
 
     /// Brings in up to `most` consecutive held pages from index `at` on, as many as lie or fit in
     /// consecutive frames; 0 if there is no frame.
-    fn bring_run(
+    pub(super) fn bring_run(
         &self,
         pages: &mut Pages<'_>,
         at: usize,
@@ -183,7 +186,6 @@ impl Engine {
 
     /// Puts a staged group back beneath the guest: others may find room where it did not.
     pub(super) fn bring_back(&self, group: Victims) -> Result<(), FaultError> {
-        let nobody = PageNo(u64::MAX);
         match group {
             Victims::Block(number) => {
                 if let Some(block) = self.table.try_lock_block(number)
@@ -196,7 +198,7 @@ impl Engine {
                 let staged = |_, entry: Entry| Self::site(entry.state()) == Site::Staged;
                 if let Some(mut pages) = self.table.try_lock_pages(cluster, mask, staged) {
                     while let Some((first, length)) = runs(pages.mask()).next() {
-                        self.bring_run(&mut pages, first, length, nobody)?;
+                        self.bring_run(&mut pages, first, length, NOBODY)?;
                     }
                 }
             }

@@ -28,6 +28,11 @@ impl Staged {
         self.lock().pop_front()
     }
 
+    /// The group that came last: one that was just tried in vain, where the caller has tried the oldest.
+    pub(super) fn pop_latest(&self) -> Option<Victims> {
+        self.lock().pop_back()
+    }
+
     /// Pages that are staged.
     pub(super) fn pages(&self) -> u64 {
         self.pages.load(Ordering::Relaxed)

@@ -1,10 +1,11 @@
 //! Faults: an accessor waits for a page.
 
 use super::Engine;
+use super::foresight::Foresight;
 use crate::hnode::LoadError;
 use crate::mmu::Obstacle;
 use crate::page::{ClusterNo, PageNo, PageRange, bits};
-use crate::policy::Prefetch;
+use crate::policy::Plan;
 use crate::stats::{Latencies, Stats};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -59,71 +60,93 @@ pub enum FaultError {
 /// Handles faults for one thread.
 pub struct Faults<'e> {
     engine: &'e Engine,
-    prefetch: Box<dyn Prefetch>,
+    prefetch: Foresight<'e>,
+    plan: Plan,
     latencies: Arc<Latencies>,
 }
 
 impl<'e> Faults<'e> {
-    pub(super) fn new(engine: &'e Engine, prefetch: Box<dyn Prefetch>) -> Self {
+    pub(super) fn new(engine: &'e Engine, prefetch: Foresight<'e>) -> Self {
         Self {
             engine,
             prefetch,
+            plan: Plan::default(),
             latencies: engine.stats.new_latencies(),
         }
     }
 
-    /// Brings in `page`, which an accessor touched, with what is worth coming along, and wakes the
-    /// accessor. `arrived` is when this thread learned of the fault.
+    /// As [`Faults::handle_for`], for an accessor of which nothing is known.
+    pub fn handle(&mut self, page: PageNo, arrived: Instant) -> Result<Outcome, FaultError> {
+        self.handle_for(0, page, arrived)
+    }
+
+    /// Brings in `page`, which `accessor` touched, with what is worth coming along, and wakes the
+    /// accessor: by number, a thread's for example. `arrived` is when this thread learned of the fault.
     ///
     /// Never waits for room: a fault that finds everything full is put aside.
-    pub fn handle(&mut self, page: PageNo, arrived: Instant) -> Result<Outcome, FaultError> {
-        let ram = self.engine.ram.iter().find(|range| range.contains(page));
-        let ram = ram.ok_or(FaultError::NotRam { page })?;
-        let plan = self.prefetch.plan(page) & in_cluster(ram, ClusterNo::of(page));
+    pub fn handle_for(
+        &mut self,
+        accessor: u32,
+        page: PageNo,
+        arrived: Instant,
+    ) -> Result<Outcome, FaultError> {
+        let engine = self.engine;
+        if !engine.is_ram(page) {
+            return Err(FaultError::NotRam { page });
+        }
+        let plan = &mut self.plan;
+        plan.clear();
+        self.prefetch
+            .ask(accessor, |prefetch| prefetch.plan(page, plan));
+        let own = engine.in_ram(ClusterNo::of(page), plan.of(ClusterNo::of(page)));
         let outcome = {
-            let _passing = self.engine.gate.pass();
-            self.engine.bring(page, plan)
+            let _passing = engine.gate.pass();
+            engine.bring(page, own).and_then(|outcome| match outcome {
+                Outcome::Resolved { along } => {
+                    let more = engine.bring_along(page, plan)?;
+                    Ok((outcome, along + more))
+                }
+                _ => Ok((outcome, 0)),
+            })
         };
-        let outcome = outcome.inspect_err(|_| self.engine.wake_if_there(page))?;
-        match outcome {
-            Outcome::Resolved { along } => {
-                if along > 0 {
-                    self.prefetch.brought(along as u64);
-                    self.engine
-                        .stats
-                        .prefetched
-                        .fetch_add(along as u64, Ordering::Relaxed);
-                }
-                let used = self.prefetch.take_used();
-                if used > 0 {
-                    self.engine
-                        .stats
-                        .prefetch_used
-                        .fetch_add(used, Ordering::Relaxed);
-                }
-            }
-            Outcome::There => {}
-            Outcome::Waiting => {
-                Stats::one(&self.engine.stats.stalls);
-                self.engine.waiting.put_aside(page, arrived);
-                self.engine.wake_background();
-                return Ok(outcome);
-            }
+        let (outcome, along) = outcome.inspect_err(|_| engine.wake_if_there(page))?;
+        if outcome == Outcome::Waiting {
+            Stats::one(&engine.stats.stalls);
+            engine.waiting.put_aside(page, arrived);
+            engine.wake_background();
+            return Ok(outcome);
+        }
+        if along > 0 {
+            let used = self.prefetch.ask(accessor, |prefetch| {
+                prefetch.brought(along as u64);
+                prefetch.take_used()
+            });
+            let stats = &engine.stats;
+            stats.prefetched.fetch_add(along as u64, Ordering::Relaxed);
+            stats.prefetch_used.fetch_add(used, Ordering::Relaxed);
         }
         self.latencies.record(arrived.elapsed());
         // Last but for what can wait: where handler and vCPU share a CPU, the vCPU runs from here on.
-        self.engine.wake(page, plan, outcome);
-        self.engine.wake_background_if_low();
+        engine.wake(page, own, outcome);
+        engine.replace_room(1 + along);
         Ok(outcome)
+    }
+}
+
+impl Engine {
+    /// The pages in `mask` of `cluster` that are guest RAM.
+    pub(super) fn in_ram(&self, cluster: ClusterNo, mask: u64) -> u64 {
+        let ram = self.ram.iter().map(|range| in_cluster(range, cluster));
+        mask & ram.fold(0, |all, part| all | part)
     }
 }
 
 /// The pages of `range` that lie in `cluster`.
 fn in_cluster(range: &PageRange, cluster: ClusterNo) -> u64 {
     let (first, end) = (cluster.page(0).0, cluster.page(64).0);
-    let from = range.start.0.max(first);
-    let to = range.end().0.min(end);
-    bits((from - first) as usize, to.saturating_sub(from) as usize)
+    let from = range.start.0.clamp(first, end);
+    let to = range.end().0.clamp(from, end);
+    bits((from - first) as usize, (to - from) as usize)
 }
 
 /// The bit of `page` in a mask of its cluster.

@@ -8,7 +8,7 @@
 //!
 //! | file | moves |
 //! |---|---|
-//! | `bring` | pages beneath the guest, from wherever they are |
+//! | `bring`, `along` | pages beneath the guest, from wherever they are: touched, and foreseen |
 //! | `block` | blocks of 2 MiB, in and out |
 //! | `expel` | pages out of the guest's reach into the arena: *staged* |
 //! | `pass_on` | staged pages into the first tier that has room |
@@ -17,6 +17,7 @@
 //! | `device` | pages into an accelerator's own memory or within its reach, and out of it |
 //! | `free` | pages that the guest gives back, nowhere |
 //! | `reclaim` | decides when, by watermarks |
+//! | `duty` | decides who, by what it costs |
 //!
 //! # Invariants
 //!
@@ -25,14 +26,17 @@
 //! - Frames of host RAM exist within the budget, except while [`Engine::release_waiters`] ends the microVM.
 //! - Nobody waits for an entry's lock while holding another. A fault waits for its own page only.
 
+mod along;
 mod audit;
 mod beneath;
 mod block;
 mod bring;
 mod demote;
 mod device;
+mod duty;
 mod expel;
 mod fault;
+mod foresight;
 mod free;
 mod gate;
 mod migrate;
@@ -54,12 +58,13 @@ pub use sizes::{least_budget_pages, reserve_pages};
 pub use snapshot::{Snapshot, TierSnapshot};
 pub use waiting::Stalls;
 
+use self::foresight::Foresight;
 use crate::bytes::Bytes;
 use crate::hnode::Hnode;
 use crate::hnode::ram::{Arena, ScratchPool};
 use crate::mmu::Mmu;
 use crate::page::{BLOCK_PAGES, PageNo, PageRange, Unit};
-use crate::policy::{Clock, Eviction, Prefetch, Streams};
+use crate::policy::{Clock, Eviction, Prefetch};
 use crate::stats::{Site, Stats};
 use crate::table::{Entry, Flags, Guard, LogicalPageTable, State};
 use std::sync::{Arc, Mutex};
@@ -143,11 +148,13 @@ pub struct Engine {
     /// For bytes on their way to accelerators.
     scratch: ScratchPool,
     eviction: Box<dyn Eviction>,
+    accessors: foresight::Accessors,
     staged: expel::Staged,
     waiting: waiting::Waiting,
     turning: turning::Turning,
     gate: gate::Gate,
     reclaim: reclaim::Reclaim,
+    duty: duty::Duty,
     demotion: demote::Demotion,
     stats: Stats,
     overcommit: bool,
@@ -176,11 +183,13 @@ impl Engine {
             unplugged: Mutex::new(unplugged),
             unit,
             eviction: Box::new(Clock::default()),
+            accessors: foresight::Accessors::default(),
             staged: expel::Staged::default(),
             waiting: waiting::Waiting::default(),
             turning: turning::Turning::default(),
             gate: gate::Gate::default(),
             reclaim: reclaim::Reclaim::default(),
+            duty: duty::Duty::default(),
             demotion: demote::Demotion::new(tiers.len()),
             stats: Stats::default(),
             arena,
@@ -215,14 +224,14 @@ impl Engine {
         self.ram.iter().any(|range| range.contains(page))
     }
 
-    /// A fault handler, for one thread.
+    /// A fault handler, for one thread. Handlers share what they know of each accessor.
     pub fn faults(&self) -> Faults<'_> {
-        self.faults_with(Box::new(Streams::default()))
+        Faults::new(self, Foresight::Accessors(&self.accessors))
     }
 
     /// A fault handler with a prefetcher of the caller's.
     pub fn faults_with(&self, prefetch: Box<dyn Prefetch>) -> Faults<'_> {
-        Faults::new(self, prefetch)
+        Faults::new(self, Foresight::One(prefetch))
     }
 
     /// Takes over pages that are present beneath the guest. `whole_blocks` are block-aligned ranges of

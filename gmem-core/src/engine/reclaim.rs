@@ -4,12 +4,13 @@
 //! are staged, and what has been staged longest is passed on once enough is staged.
 
 use super::{Engine, FaultError};
-use crate::page::{BLOCK_PAGES, Unit};
+use crate::page::{BLOCK_PAGES, Unit, runs};
+use crate::policy::Victims;
 use crate::stats::Stats;
 use crate::table::lock::Atomic;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the background thread sleeps when nobody wakes it.
 const NAP: Duration = Duration::from_millis(100);
@@ -68,6 +69,13 @@ impl Watermarks {
     }
 }
 
+/// Who makes room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Handler,
+    Background,
+}
+
 /// Steps of a turn in the background.
 const STEPS: usize = 16;
 /// Attempts of a fault to find room while others have pages in flight, or hold the locks of all victims.
@@ -88,7 +96,7 @@ impl Engine {
         let marks = self.watermarks();
         let (mut idle, mut refused) = (0, 0);
         while self.arena.available() < pages {
-            match self.make_room_now(marks) {
+            match self.make_room_now(marks, By::Handler) {
                 Ok(0) if idle < PATIENCE => idle += 1,
                 Ok(0) => return Err(NoRoom::Full),
                 Ok(_) => idle = 0,
@@ -116,46 +124,74 @@ impl Engine {
     }
 
     /// One step in which what is staged goes first. Returns the pages that moved.
-    fn make_room_now(&self, marks: Watermarks) -> Result<usize, NoRoom> {
+    fn make_room_now(&self, marks: Watermarks, by: By) -> Result<usize, NoRoom> {
         match self.pass_on_oldest() {
-            Ok(0) => self.stage_next(),
+            Ok(0) => self.stage_next(by),
             Err(NoRoom::Full) => {
-                self.stage_others(marks)?;
+                self.stage_others(marks, by)?;
                 Err(NoRoom::Full)
             }
             other => other,
         }
     }
 
-    /// One step in the background: enough is kept staged. Returns the pages that moved.
-    fn make_room_step(&self, marks: Watermarks) -> Result<usize, NoRoom> {
+    /// One step ahead of time: enough is kept staged. Returns the pages that moved.
+    fn make_room_step(&self, marks: Watermarks, by: By) -> Result<usize, NoRoom> {
         if self.staged.pages() < marks.staged
             && self.staged.groups() < MAX_GROUPS
             && self.free_below() > 0
         {
-            let out = self.stage_next()?;
+            let out = self.stage_next(by)?;
             if out > 0 {
                 return Ok(out);
             }
         }
-        self.make_room_now(marks)
+        self.make_room_now(marks, by)
     }
 
     /// Stages the next victims; `Full` if there are none.
-    fn stage_next(&self) -> Result<usize, NoRoom> {
+    fn stage_next(&self, by: By) -> Result<usize, NoRoom> {
         let victims = self.eviction.victims(&self.table).ok_or(NoRoom::Full)?;
-        Ok(self.expel(victims)?)
+        let start = Instant::now();
+        let out = self.expel(victims)?;
+        if let Victims::Pages { mask, .. } = victims {
+            let taken = (by == By::Background).then(|| start.elapsed());
+            self.duty
+                .moved(runs(mask).count() as u64, out as u64, taken);
+        }
+        Ok(out)
+    }
+
+    /// Makes room for as many pages as a fault has used, if that is the handlers' duty; else tells the background thread
+    /// if there is work for it.
+    ///
+    /// The fault has been answered: what goes wrong here goes wrong for the next one.
+    pub(super) fn replace_room(&self, pages: usize) {
+        if !self.is_low() {
+            return;
+        }
+        if !self.duty.is_handlers() {
+            self.wake_background_if_low();
+            return;
+        }
+        let (marks, mut made) = (self.watermarks(), 0);
+        while made < pages {
+            match self.make_room_step(marks, By::Handler) {
+                Ok(0) | Err(_) => return self.wake_background_if_low(),
+                Ok(moved) => made += moved,
+            }
+        }
     }
 
     /// What is staged finds no room, but others may: pages that compress better, or hold zeros. Enough being
-    /// staged, the oldest make way for them.
-    fn stage_others(&self, marks: Watermarks) -> Result<(), NoRoom> {
+    /// staged, those make way for them that were refused last.
+    fn stage_others(&self, marks: Watermarks, by: By) -> Result<(), NoRoom> {
         if self.staged.pages() >= marks.staged
-            && let Some(group) = self.staged.pop()
+            && let Some(group) = self.staged.pop_latest()
         {
             self.bring_back(group)?;
         }
-        self.stage_next().map(|_| ())
+        self.stage_next(by).map(|_| ())
     }
 
     /// Makes room in the background until `stop` is set; returns early if the microVM cannot go on.
@@ -186,7 +222,7 @@ impl Engine {
             if self.arena.available() >= marks.high && self.arena.excess() == 0 {
                 break;
             }
-            match self.make_room_step(marks) {
+            match self.make_room_step(marks, By::Background) {
                 Ok(0) => break,
                 Ok(_) => worked = true,
                 // Another group may find room; if none does, this turn has achieved nothing.

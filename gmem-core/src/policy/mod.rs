@@ -3,14 +3,14 @@
 pub mod clock;
 pub mod heat;
 pub mod placement;
-pub mod streams;
+pub mod prefetch;
 
 pub use clock::Clock;
 pub use heat::Heat;
 pub use placement::{Choice, Placement, Wanted, Whereabouts};
-pub use streams::Streams;
+pub use prefetch::{Plan, Prefetch, Streams};
 
-use crate::page::{ClusterNo, PageNo};
+use crate::page::ClusterNo;
 use crate::table::LogicalPageTable;
 
 /// Pages that should leave the guest together.
@@ -34,18 +34,4 @@ pub enum Victims {
 pub trait Eviction: Send + Sync {
     /// The next victims, all of them mapped a moment ago; `None` if nothing is mapped that may leave.
     fn victims(&self, table: &LogicalPageTable) -> Option<Victims>;
-}
-
-/// Chooses what comes along when a page is touched that is not there.
-///
-/// Each fault handler has one of its own.
-pub trait Prefetch: Send {
-    /// Which pages of the cluster of `touched` are worth bringing in with it; its own bit is set.
-    fn plan(&mut self, touched: PageNo) -> u64;
-
-    /// How many pages came in beside the touched one, after the latest plan.
-    fn brought(&mut self, pages: u64);
-
-    /// How many pages that came along are known by now to have been used, since this was last asked.
-    fn take_used(&mut self) -> u64;
 }

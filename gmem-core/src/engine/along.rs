@@ -1,0 +1,59 @@
+//! Pages come along with a touched one from elsewhere than its cluster.
+
+use super::bring::NOBODY;
+use super::{Engine, FaultError};
+use crate::page::{ClusterNo, PageNo, Unit, runs};
+use crate::policy::Plan;
+use crate::table::{ClusterView, Entry, Pages, Place, State};
+
+impl Engine {
+    /// Brings in what a plan names beside the cluster of `touched`, where nobody has it locked and as far as there is room
+    /// without making any; returns how many pages came. Who waits for them has a fault of its own under way.
+    pub(super) fn bring_along(&self, touched: PageNo, plan: &Plan) -> Result<usize, FaultError> {
+        let mut brought = 0;
+        if self.unit == Unit::Block || 2 * plan.pages() > self.arena.available() {
+            return Ok(0);
+        }
+        let own = ClusterNo::of(touched);
+        for (cluster, mask) in plan.clusters().iter().filter(|(it, _)| *it != own) {
+            let Some(mut pages) = self.lock_along(*cluster, *mask) else {
+                continue;
+            };
+            while let Some((first, length)) = runs(pages.mask()).next() {
+                match self.bring_run(&mut pages, first, length, NOBODY)? {
+                    0 => return Ok(brought),
+                    count => brought += count,
+                }
+            }
+        }
+        Ok(brought)
+    }
+
+    /// Locks the pages in `mask` of `cluster` that may come along.
+    fn lock_along(&self, cluster: ClusterNo, mask: u64) -> Option<Pages<'_>> {
+        let mask = self.in_ram(cluster, mask);
+        if mask == 0 {
+            return None;
+        }
+        // What accelerators use is not taken from them unasked.
+        let mask = mask & !self.sharing.copied(cluster);
+        let comes = |entry: Entry| match entry.state() {
+            State::Untouched => true,
+            State::Held(place) => !self.is_device(place),
+            _ => false,
+        };
+        if let ClusterView::Whole(_) = self.table.view(cluster) {
+            let block = self.table.try_lock_block(cluster.block())?;
+            let staged = |place: Place| place.hnode == Place::RAM;
+            // Staged blocks lie in one frame of 2 MiB: they come back whole, when they are touched.
+            if !comes(block.entry())
+                || matches!(block.entry().state(), State::Held(it) if staged(it))
+            {
+                return None;
+            }
+            block.split();
+        }
+        self.table
+            .try_lock_pages(cluster, mask, |_, entry| comes(entry))
+    }
+}

@@ -1,0 +1,54 @@
+//! Whose prefetcher a fault asks: each accessor's touches are a story of their own, whichever handler hears of them.
+
+use crate::policy::{Prefetch, Streams};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// Accessors with prefetchers of their own. Those beyond share the last one.
+const MOST: usize = 64;
+
+type Shared = Arc<Mutex<Streams>>;
+
+/// The prefetchers of all accessors.
+#[derive(Default)]
+pub(super) struct Accessors(RwLock<Vec<(u32, Shared)>>);
+
+impl Accessors {
+    fn of(&self, accessor: u32) -> Shared {
+        let found = |list: &Vec<(u32, Shared)>| {
+            let mine = list.iter().find(|(of, _)| *of == accessor);
+            let last = list.last().filter(|_| list.len() == MOST);
+            mine.or(last).map(|(_, streams)| Arc::clone(streams))
+        };
+        let known = found(&self.0.read().unwrap_or_else(PoisonError::into_inner));
+        known.unwrap_or_else(|| {
+            let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            found(&list).unwrap_or_else(|| {
+                let streams = Shared::default();
+                list.push((accessor, Arc::clone(&streams)));
+                streams
+            })
+        })
+    }
+}
+
+/// Whose prefetcher a fault handler asks.
+pub(super) enum Foresight<'e> {
+    /// The accessor's own, which handlers share.
+    Accessors(&'e Accessors),
+    /// Always the same.
+    One(Box<dyn Prefetch>),
+}
+
+impl Foresight<'_> {
+    /// Asks the prefetcher for `accessor`. No page is locked meanwhile.
+    pub(super) fn ask<R>(&mut self, accessor: u32, ask: impl FnOnce(&mut dyn Prefetch) -> R) -> R {
+        match self {
+            Self::One(prefetch) => ask(&mut **prefetch),
+            Self::Accessors(accessors) => {
+                let shared = accessors.of(accessor);
+                let mut streams = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                ask(&mut *streams)
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::{HashSet, VecDeque};
+
+/// Memory that holds `room` pages and drops the oldest.
+struct Memory {
+    room: usize,
+    there: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Memory {
+    fn add(&mut self, page: u64) -> bool {
+        if !self.there.insert(page) {
+            return false;
+        }
+        self.order.push_back(page);
+        if self.order.len() > self.room
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.there.remove(&oldest);
+        }
+        true
+    }
+}
+
+/// Touches the pages in order; returns faults, and pages below `end` that came along.
+fn touch(room: usize, end: u64, pages: impl Iterator<Item = u64>) -> (usize, usize) {
+    let mut streams = Streams::default();
+    let mut plan = Plan::default();
+    let mut memory = Memory {
+        room,
+        there: HashSet::new(),
+        order: VecDeque::new(),
+    };
+    let (mut faults, mut along) = (0, 0);
+    for page in pages {
+        if memory.there.contains(&page) {
+            continue;
+        }
+        faults += 1;
+        plan.clear();
+        streams.plan(PageNo(page), &mut plan);
+        memory.add(page);
+        let mut brought = 0;
+        for (cluster, mask) in plan.clusters() {
+            brought += cluster
+                .pages(*mask)
+                .filter(|page| page.0 < end && memory.add(page.0))
+                .count();
+        }
+        streams.brought(brought as u64);
+        along += brought;
+    }
+    (faults, along)
+}
+
+fn random(seed: u64) -> impl Iterator<Item = u64> {
+    let step = |seed: &u64| {
+        Some(
+            seed.wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407),
+        )
+    };
+    std::iter::successors(Some(seed), step).map(|it| it >> 33)
+}
+
+/// Every `stride`-th page of `pages`, then those one page further, and so on, `touches` in all.
+fn strided(pages: u64, stride: u64, touches: usize) -> impl Iterator<Item = u64> {
+    let lap = move |first: u64| (first..pages).step_by(stride as usize);
+    (0..stride).cycle().flat_map(lap).take(touches)
+}
+
+#[test]
+fn a_scan_faults_about_once_in_64_pages_upwards_and_downwards() {
+    assert!(touch(1000, 6400, 0..6400).0 <= 105);
+    assert!(touch(1000, 6400, (0..6400).rev()).0 <= 105);
+}
+
+#[test]
+fn scans_that_alternate_are_told_apart() {
+    let both = (0..6400).flat_map(|page| [page, 1_000_000 + page]);
+    assert!(touch(1000, u64::MAX, both).0 <= 210);
+}
+
+#[test]
+fn strides_of_any_length_are_foreseen_and_nothing_between_them_comes_along() {
+    for stride in [2, 3, 5, 17, 64, 100, 1000] {
+        let (faults, along) = touch(4000, 65_000, strided(65_000, stride, 20_000));
+        assert!(faults <= 1000, "{faults} faults at stride {stride}");
+        assert!(along <= 21_000, "{along} pages at stride {stride}");
+    }
+}
+
+#[test]
+fn a_stride_downwards_among_unpredictable_touches_is_foreseen() {
+    let noise = random(5).map(|it| 1_000_000 + it % 1_000_000_000);
+    let mixed = (0..5000u64).rev().map(|n| n * 7).zip(noise);
+    let (faults, along) = touch(
+        4000,
+        u64::MAX,
+        mixed.flat_map(|(page, noise)| [page, noise]),
+    );
+    // The noise faults each time.
+    assert!(faults <= 5000 + 250, "{faults}");
+    assert!(along <= 5000 + 250, "{along}");
+}
+
+#[test]
+fn unpredictable_touches_bring_in_hardly_more_than_their_pages() {
+    for pages in [10_000, 65_536, 1_000_000] {
+        let (faults, along) = touch(
+            pages as usize / 4,
+            pages,
+            random(1).map(|it| it % pages).take(20_000),
+        );
+        assert!(along * 25 <= faults, "{along} pages along with {faults}");
+    }
+}
+
+#[test]
+fn a_scan_among_many_unpredictable_touches_makes_them_bring_in_nothing() {
+    let noise = random(3).map(|it| 1_000_000 + it % 1_000_000);
+    let mut noise = noise.take(40_000);
+    let scan = (0..20_000u64).flat_map(|page| [Some(page), noise.next(), noise.next()]);
+    let (_, along) = touch(8000, u64::MAX, scan.flatten());
+    assert!(along <= 20_000 + 2500, "{along} pages for a scan of 20,000");
+}
+
+proptest! {
+    #[test]
+    fn a_plan_is_at_most_64_pages_and_knows_no_page_before_the_first(pages in prop::collection::vec(0u64..300, 1..100)) {
+        let (mut streams, mut plan) = (Streams::default(), Plan::default());
+        for page in pages {
+            plan.clear();
+            streams.plan(PageNo(page), &mut plan);
+            prop_assert!(plan.pages() <= 64);
+            prop_assert!(plan.clusters().iter().all(|(cluster, _)| cluster.0 < 1 << 30));
+        }
+    }
+}
