@@ -6,7 +6,7 @@
 
 use super::Engine;
 use crate::mmu::{HostAddress, Mmu, Moved};
-use crate::page::PageNo;
+use crate::page::{PAGE_SIZE, PageNo};
 use std::sync::Arc;
 
 /// The vCPUs' MMU. Pages come and leave through the engine only.
@@ -53,5 +53,14 @@ impl Engine {
         let moved = self.beneath.0.map(slot, page, pages);
         self.sharing.forget_copied(page, pages);
         moved
+    }
+
+    /// As [`Mmu::copy_in`], likewise.
+    pub(super) fn enter_copied(&self, page: PageNo, bytes: &[u8]) -> Option<Moved> {
+        let pages = bytes.len() / PAGE_SIZE;
+        self.collapse(page, pages, None);
+        let moved = self.beneath.0.copy_in(page, bytes)?;
+        self.sharing.forget_copied(page, pages);
+        Some(moved)
     }
 }

@@ -11,6 +11,7 @@ use crate::stats::Site;
 use crate::table::lock::Atomic;
 use crate::table::{Entry, Flags, Frame, Guard, Pages, Place, State};
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 /// How often a page that the kernel calls busy is tried again.
 const BUSY_ATTEMPTS: u32 = 1000;
@@ -177,10 +178,15 @@ impl Engine {
         let elsewhere = |i: &usize| Self::site(pages.entry(at + i).state()) != Site::Staged;
         let count = (0..most).take_while(elsewhere).count();
         let _turning = self.turning.begin();
+        if self.entering.by_copy(count)
+            && let Some(copied) = self.bring_copied(pages, at, count, touched)?
+        {
+            return Ok(copied);
+        }
         let Some(mut frames) = self.arena.take(count) else {
             return Ok(0);
         };
-        self.fill(pages, at, &mut frames)?;
+        self.fill(pages, at, frames.bytes_mut())?;
         self.map(pages, at, frames, touched, drop)
     }
 
@@ -210,15 +216,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Fills `frames` with the bytes of the pages from index `at` on, none of them staged.
-    fn fill(
+    /// Fills `bytes` with those of the pages from index `at` on, none of them staged.
+    pub(super) fn fill(
         &self,
         pages: &Pages<'_>,
         at: usize,
-        frames: &mut Frames<'_>,
+        bytes: &mut [u8],
     ) -> Result<(), FaultError> {
-        let count = frames.pages();
-        let bytes = frames.bytes_mut();
+        let count = bytes.len() / PAGE_SIZE;
         let mut done = 0;
         while done < count {
             let rest = &mut bytes[done * PAGE_SIZE..];
@@ -264,8 +269,25 @@ impl Engine {
         leave: impl FnOnce(Frames<'a>),
     ) -> Result<usize, FaultError> {
         let (start, count) = (pages.cluster().page(at), frames.pages());
+        let begun = Instant::now();
         let moved = self.map_patiently(frames.address(), start, count);
-        for index in at..at + moved.pages {
+        self.entering.moved(count, begun.elapsed());
+        self.is_beneath(pages, at, moved.pages, touched);
+        if let Some(rest) = frames.departed(moved.pages) {
+            leave(rest);
+        }
+        Self::all_entered(start, moved)
+    }
+
+    /// Commits `count` pages from index `at` on, which are beneath the guest now, and frees where they were.
+    pub(super) fn is_beneath(
+        &self,
+        pages: &mut Pages<'_>,
+        at: usize,
+        count: usize,
+        touched: PageNo,
+    ) {
+        for index in at..at + count {
             let entry = pages.entry(index);
             let mut flags = entry
                 .flags()
@@ -284,9 +306,10 @@ impl Engine {
             }
             self.stats.moved(Self::site(entry.state()), Site::Host, 1);
         }
-        if let Some(rest) = frames.departed(moved.pages) {
-            leave(rest);
-        }
+    }
+
+    /// How many pages came beneath the guest from `start` on, if nothing stopped them.
+    pub(super) fn all_entered(start: PageNo, moved: Moved) -> Result<usize, FaultError> {
         match moved.stopped {
             None => Ok(moved.pages),
             Some(obstacle) => Err(FaultError::Mmu {

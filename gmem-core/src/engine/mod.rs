@@ -9,6 +9,7 @@
 //! | file | moves |
 //! |---|---|
 //! | `bring`, `along` | pages beneath the guest, from wherever they are: touched, and foreseen |
+//! | `entering` | a few of them by copying, where that is cheaper |
 //! | `block` | blocks of 2 MiB, in and out |
 //! | `expel` | pages out of the guest's reach into the arena: *staged* |
 //! | `pass_on` | staged pages into the first tier that has room |
@@ -34,6 +35,7 @@ mod bring;
 mod demote;
 mod device;
 mod duty;
+mod entering;
 mod expel;
 mod fault;
 mod foresight;
@@ -145,7 +147,7 @@ pub struct Engine {
     devices: device::Devices,
     beneath: beneath::Beneath,
     sharing: device::Sharing,
-    /// For bytes on their way to accelerators.
+    /// For bytes on their way.
     scratch: ScratchPool,
     eviction: Box<dyn Eviction>,
     accessors: foresight::Accessors,
@@ -155,6 +157,7 @@ pub struct Engine {
     gate: gate::Gate,
     reclaim: reclaim::Reclaim,
     duty: duty::Duty,
+    entering: entering::Entering,
     demotion: demote::Demotion,
     stats: Stats,
     overcommit: bool,
@@ -190,6 +193,7 @@ impl Engine {
             gate: gate::Gate::default(),
             reclaim: reclaim::Reclaim::default(),
             duty: duty::Duty::default(),
+            entering: entering::Entering::default(),
             demotion: demote::Demotion::new(tiers.len()),
             stats: Stats::default(),
             arena,

@@ -63,6 +63,13 @@ pub trait Mmu: Send + Sync {
     /// 512; a huge frame then stays one.
     fn map(&self, slot: HostAddress, page: PageNo, pages: usize) -> Moved;
 
+    /// Copies `bytes`, whole pages, into new frames beneath the guest's pages from `page` on, otherwise as [`Mmu::map`]. The
+    /// caller has leave to create them. Nobody's translation changes, so no CPU is interrupted: dearer than a move where
+    /// all others are idle, and for many pages, cheaper for a few where others are at work. `None` if it cannot be done.
+    fn copy_in(&self, _page: PageNo, _bytes: &[u8]) -> Option<Moved> {
+        None
+    }
+
     /// Takes the frames of `pages` consecutive guest pages out of the guest's reach, into empty arena
     /// slots from `slot` on. On return no accessor can reach what was moved.
     fn unmap(&self, page: PageNo, slot: HostAddress, pages: usize) -> Moved;

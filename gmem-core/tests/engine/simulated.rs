@@ -233,6 +233,11 @@ impl Mmu for Guest {
         }
     }
 
+    fn copy_in(&self, page: PageNo, bytes: &[u8]) -> Option<Moved> {
+        let slot = HostAddress(bytes.as_ptr() as usize);
+        Some(self.map(slot, page, bytes.len() / PAGE_SIZE))
+    }
+
     fn unmap(&self, page: PageNo, slot: HostAddress, pages: usize) -> Moved {
         for done in 0..pages {
             let page = page.add(done as u64);

@@ -47,6 +47,10 @@ impl Mmu for VcpuMmu {
         self.moved(self.address(page), slot.0, pages)
     }
 
+    fn copy_in(&self, page: PageNo, bytes: &[u8]) -> Option<Moved> {
+        Some(self.userfault.copy_pages(self.address(page), bytes))
+    }
+
     fn unmap(&self, page: PageNo, slot: HostAddress, pages: usize) -> Moved {
         self.moved(slot.0, self.address(page), pages)
     }

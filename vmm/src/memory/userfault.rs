@@ -1,10 +1,9 @@
 //! The few operations of userfaultfd on which the memory system stands.
 //!
 //! Frames travel by [`move_pages`](Userfault::move_pages) (`UFFDIO_MOVE`, Linux 6.8): nothing is copied, and
-//! no frame is ever mapped twice. Two of the kernel's operations are left out on purpose. `UFFDIO_ZEROPAGE`
-//! maps the shared zero page, whose first write allocates a frame that nobody counted; so does the
-//! `ALLOW_SRC_HOLES` mode of a move. `UFFDIO_COPY` allocates a frame for each page, likewise behind
-//! the frame counter's back, and costs more than a move.
+//! no frame is ever mapped twice. [`copy_pages`](Userfault::copy_pages) (`UFFDIO_COPY`) allocates a frame for each page, which its
+//! caller has counted; it interrupts no other CPU, as a move does. `UFFDIO_ZEROPAGE` is left out on purpose: it maps the
+//! shared zero page, whose first write allocates a frame that nobody counted; so does the `ALLOW_SRC_HOLES` mode of a move.
 //!
 //! Ranges are in bytes, multiples of 4 KiB. Kernel side: `mm/userfaultfd.c`, `fs/userfaultfd.c`.
 
@@ -214,6 +213,47 @@ impl Userfault {
                         moved => done += moved,
                     }
                 }
+                other => break Some(Obstacle::Failed(other)),
+            }
+        };
+        Moved {
+            pages: done / PAGE_SIZE,
+            stopped,
+        }
+    }
+
+    /// Copies `bytes`, whole pages, into new frames at `destination`, whose pages must be absent; they are writable. Nobody is
+    /// woken. Where it stops early, the answer says how many pages were copied and what was found at the next.
+    ///
+    /// The kernel allocates a frame for each: whoever counts frames counts them first.
+    pub fn copy_pages(&self, destination: usize, bytes: &[u8]) -> Moved {
+        let (mut done, mut idle) = (0, 0);
+        let stopped = loop {
+            if done == bytes.len() {
+                break None;
+            }
+            let mut request = abi::Copy {
+                dst: (destination + done) as u64,
+                src: bytes[done..].as_ptr() as u64,
+                len: (bytes.len() - done) as u64,
+                mode: abi::COPY_DONTWAKE,
+                copied: 0,
+            };
+            let result = self.request(abi::UFFDIO_COPY, &raw mut request);
+            let progress = usize::try_from(request.copied).unwrap_or(0);
+            done += progress;
+            let Err(error) = result else {
+                done = bytes.len();
+                continue;
+            };
+            match error.raw_os_error().unwrap_or(libc::EIO) {
+                libc::EAGAIN if progress > 0 => idle = 0,
+                libc::EAGAIN if idle < IDLE_RETRIES => {
+                    idle += 1;
+                    std::thread::yield_now();
+                }
+                libc::EAGAIN => break Some(Obstacle::Busy),
+                libc::EEXIST => break Some(Obstacle::Present),
                 other => break Some(Obstacle::Failed(other)),
             }
         };

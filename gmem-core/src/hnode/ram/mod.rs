@@ -13,7 +13,7 @@ mod owned;
 mod scratch;
 mod slots;
 
-pub use owned::{Empty, Frames};
+pub use owned::{Empty, Frames, Leave};
 pub use scratch::{Borrowed, Scratch, ScratchPool};
 
 use crate::mmu::HostAddress;
@@ -128,6 +128,18 @@ impl Arena {
                 self.budget.released(pages);
                 None
             }
+        }
+    }
+
+    /// Leave to create `pages` frames (at most 64) of 4 KiB beneath the guest. Free frames are given back to the kernel for
+    /// it if need be, many at once. `None` if the budget is used up and too few are free.
+    pub fn leave_to_create(&self, pages: usize) -> Option<Leave<'_>> {
+        loop {
+            if self.budget.create(pages as u64, pages as u64) > 0 {
+                return Some(Leave::new(self, pages));
+            }
+            let (first, count) = self.slots(Unit::Page).take_full(CLUSTER_PAGES)?;
+            self.release(first_page(first, Unit::Page), count, Unit::Page);
         }
     }
 

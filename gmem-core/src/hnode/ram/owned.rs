@@ -1,4 +1,4 @@
-//! Ownership of slots: what is taken is given back when it is dropped, in the state in which it is.
+//! Ownership of slots and frames: what is taken is given back when it is dropped, in the state in which it is.
 
 use super::Arena;
 use crate::mmu::HostAddress;
@@ -165,5 +165,30 @@ impl<'a> Empty<'a> {
 impl Drop for Empty<'_> {
     fn drop(&mut self) {
         self.arena.now_empty(self.first, self.pages, self.unit);
+    }
+}
+
+/// Leave to create frames elsewhere than in the arena. What is not used is given back when this is dropped.
+#[derive(Debug)]
+pub struct Leave<'a> {
+    arena: &'a Arena,
+    pages: usize,
+}
+
+impl<'a> Leave<'a> {
+    pub(super) fn new(arena: &'a Arena, pages: usize) -> Self {
+        Self { arena, pages }
+    }
+
+    /// So many frames have been created.
+    pub fn used(&mut self, pages: usize) {
+        debug_assert!(pages <= self.pages);
+        self.pages -= pages;
+    }
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.arena.budget.released(self.pages as u64);
     }
 }

@@ -19,6 +19,8 @@ pub const REGISTER_MISSING: u64 = 1 << 0;
 /// Register: events for writes to write-protected pages.
 pub const REGISTER_WP: u64 = 1 << 1;
 
+/// Copy: do not wake who waits at the destination.
+pub const COPY_DONTWAKE: u64 = 1 << 0;
 /// Move: do not wake who waits at the destination.
 pub const MOVE_DONTWAKE: u64 = 1 << 0;
 
@@ -62,6 +64,17 @@ pub struct Move {
     pub len: u64,
     pub mode: u64,
     pub moved: i64,
+}
+
+/// `struct uffdio_copy`; the kernel writes bytes done, or a negative error number, into `copied`.
+#[repr(C)]
+#[derive(Default)]
+pub struct Copy {
+    pub dst: u64,
+    pub src: u64,
+    pub len: u64,
+    pub mode: u64,
+    pub copied: i64,
 }
 
 /// `struct uffdio_writeprotect`.
@@ -113,6 +126,8 @@ pub const UFFDIO_REGISTER: libc::c_ulong = number(READ | WRITE, 0x00, size_of::<
 pub const UFFDIO_UNREGISTER: libc::c_ulong = number(READ, 0x01, size_of::<Range>());
 /// Argument [`Range`].
 pub const UFFDIO_WAKE: libc::c_ulong = number(READ, 0x02, size_of::<Range>());
+/// Argument [`Copy`].
+pub const UFFDIO_COPY: libc::c_ulong = number(READ | WRITE, 0x03, size_of::<Copy>());
 /// Argument [`Move`].
 pub const UFFDIO_MOVE: libc::c_ulong = number(READ | WRITE, 0x05, size_of::<Move>());
 /// Argument [`WriteProtect`].
@@ -127,6 +142,7 @@ const _: () = {
     assert!(UFFDIO_REGISTER == 0xc020_aa00);
     assert!(UFFDIO_UNREGISTER == 0x8010_aa01);
     assert!(UFFDIO_WAKE == 0x8010_aa02);
+    assert!(UFFDIO_COPY == 0xc028_aa03);
     assert!(UFFDIO_MOVE == 0xc028_aa05);
     assert!(UFFDIO_WRITEPROTECT == 0xc018_aa06);
     assert!(UFFDIO_POISON == 0xc020_aa08);
@@ -134,6 +150,7 @@ const _: () = {
     assert!(std::mem::offset_of!(Message, flags) == 8);
     assert!(std::mem::offset_of!(Message, address) == 16);
     assert!(std::mem::offset_of!(Message, thread) == 24);
+    assert!(std::mem::offset_of!(Copy, copied) == 32);
     assert!(std::mem::offset_of!(Move, moved) == 32);
     assert!(std::mem::offset_of!(Poison, updated) == 24);
 };
