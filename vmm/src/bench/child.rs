@@ -1,12 +1,11 @@
 //! One run of the bundled guest in a process and a control group of its own, looked at while it runs.
 //!
 //! The kernel decides by a group's statistics whether to look for idle pages among the active ones, and brings
-//! them up to date every two seconds at most by itself. A guest fills its group in less: all of its pages are
-//! active (the vCPU has just used them), the statistics say that there are none yet, nothing is deactivated,
+//! them up to date every two seconds at most by itself. A guest fills its group in a fraction of that: all of its
+//! pages are active (the vCPU has just used them), the statistics say that there are none yet, nothing is deactivated,
 //! nothing found to reclaim, and the group is killed as out of memory. Whoever reads the statistics brings
-//! them up to date. So they are read every [`LOOK`], on both sides of a comparison.
+//! them up to date. So they are read every few milliseconds, on both sides of a comparison.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -23,10 +22,13 @@ use super::swap::device::Device;
 use crate::poll::poll;
 use crate::signals::TerminationSignals;
 
-/// How often the group's statistics are read.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the group's statistics are read at first, when the guest may fill it in a few milliseconds, and for how long.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const FIRST: Duration = Duration::from_secs(1);
+/// How often they are read later.
+const LOOK: Duration = Duration::from_millis(5);
 /// How often the memory system is asked, in such looks: an answer takes it a moment.
-const ASK: u32 = 5;
+const ASK: u32 = 10;
 /// How long it has to answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -70,21 +72,47 @@ pub(super) struct Job<'a> {
     pub(super) device: Option<&'a Device>,
 }
 
-/// How a run stood at one moment.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Moment {
-    /// Seconds since its process was started.
-    at: f64,
+/// How a run stands, as its host sees it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
     /// Bytes of the group that the kernel has swapped.
     pub(super) swapped: f64,
-    /// Faults that reached the memory system.
-    pub(super) faults: f64,
-    /// Pages that went from the host tier to one below it.
-    pub(super) evicted: f64,
     /// CPU seconds of threads that the guest waits for: vCPUs and fault handlers.
     pub(super) cpu_waited: f64,
     /// CPU seconds of all threads.
     pub(super) cpu_total: f64,
+}
+
+/// How it stands, as it says itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    /// Faults that reached the memory system.
+    pub(super) faults: f64,
+    /// Pages that went from the host tier to one below it.
+    pub(super) evicted: f64,
+}
+
+/// What was found when, in seconds since the process was started.
+#[derive(Debug)]
+struct Trace<T>(Vec<(f64, T)>);
+
+impl<T: Copy + Default> Trace<T> {
+    /// From nothing on.
+    fn new() -> Self {
+        Self(vec![(0.0, T::default())])
+    }
+
+    /// How much of `what` there was at `time`; between two findings it is taken to grow evenly.
+    fn at(&self, time: f64, what: fn(&T) -> f64) -> f64 {
+        let after = self.0.partition_point(|(at, _)| *at < time);
+        let (low, before) = &self.0[after.saturating_sub(1)];
+        let (high, then) = &self.0[after.min(self.0.len() - 1)];
+        let share = match high > low {
+            true => (time - low) / (high - low),
+            false => 0.0,
+        };
+        what(before) + share * (what(then) - what(before))
+    }
 }
 
 /// A run that succeeded.
@@ -100,7 +128,8 @@ pub(super) struct Run {
     pub(super) swapped_bytes: u64,
     /// See `swapped_bytes`.
     pub(super) stored: Option<[u64; 3]>,
-    trace: Vec<Moment>,
+    seen: Trace<Seen>,
+    told: Trace<Told>,
 }
 
 impl Run {
@@ -117,30 +146,32 @@ impl Run {
         }
     }
 
+    /// The most bytes that its group had in memory beyond the guest's own, of a guest that had all of it there.
+    pub(super) fn beyond_guest(&self) -> u64 {
+        self.peak_bytes
+            .saturating_sub(self.tier(0, "used_bytes") as u64)
+    }
+
     /// The `member` of tier number `index`; 0 if there is none.
     pub(super) fn tier(&self, index: usize, member: &str) -> f64 {
         let tier = &self.report["memory"]["tiers"][index];
         tier[member].as_f64().unwrap_or(0.0)
     }
 
-    /// How much of `what` there was in the first `seconds` of the workload; between looks it is taken to grow
-    /// evenly.
-    pub(super) fn until(&self, seconds: f64, what: fn(&Moment) -> f64) -> f64 {
-        let began = self.report["boot"]["to_workload_us"].as_f64();
-        let at = began.unwrap_or(0.0) / 1e6 + seconds;
-        let after = self.trace.partition_point(|moment| moment.at < at);
-        let last = self.trace.len() - 1;
-        let (low, high) = (
-            &self.trace[after.saturating_sub(1)],
-            &self.trace[after.min(last)],
-        );
-        let width = high.at - low.at;
-        let share = if width > 0.0 {
-            (at - low.at) / width
-        } else {
-            0.0
-        };
-        what(low) + share * (what(high) - what(low))
+    /// How much of `what` there was after so many seconds of the workload.
+    pub(super) fn seen(&self, seconds: f64, what: fn(&Seen) -> f64) -> f64 {
+        self.seen.at(self.began() + seconds, what)
+    }
+
+    /// See [`Run::seen`].
+    pub(super) fn told(&self, seconds: f64, what: fn(&Told) -> f64) -> f64 {
+        self.told.at(self.began() + seconds, what)
+    }
+
+    /// When the workload began, in seconds since the process was started.
+    fn began(&self) -> f64 {
+        let micros = self.report["boot"]["to_workload_us"].as_f64();
+        micros.unwrap_or(0.0) / 1e6
     }
 }
 
@@ -161,7 +192,8 @@ pub(super) fn run(
         peak_bytes: 0,
         swapped_bytes: 0,
         stored: None,
-        trace: vec![Moment::default()],
+        seen: Trace::new(),
+        told: Trace::new(),
     };
     let mut asking = Asking::default();
     let mut looks = 0;
@@ -175,24 +207,35 @@ pub(super) fn run(
                 abandoned: false,
             });
         }
-        let mut moment = run.trace.last().cloned().unwrap_or_default();
-        moment.at = started.elapsed().as_secs_f64();
+        let at = started.elapsed().as_secs_f64();
         let swapped = group.map_or(0, Group::swapped_bytes);
-        moment.swapped = swapped as f64;
         if swapped >= run.swapped_bytes {
             run.swapped_bytes = swapped;
             run.stored = job.device.and_then(Device::stored);
         }
-        (moment.cpu_waited, moment.cpu_total) = cpu_seconds(guest.0.id()).unwrap_or_default();
+        if let Ok((cpu_waited, cpu_total)) = cpu_seconds(guest.0.id()) {
+            let seen = Seen {
+                swapped: swapped as f64,
+                cpu_waited,
+                cpu_total,
+            };
+            run.seen.0.push((at, seen));
+        }
         if looks % ASK == 0
             && let Some(status) = asking.status(&socket)
         {
-            moment.faults = status["faults"]["cpu"]["count"].as_f64().unwrap_or(0.0);
-            moment.evicted = evicted(&status["migrations"]);
+            let told = Told {
+                faults: status["faults"]["cpu"]["count"].as_f64().unwrap_or(0.0),
+                evicted: evicted(&status["migrations"]),
+            };
+            run.told.0.push((at, told));
         }
-        run.trace.push(moment);
         looks += 1;
-        poll([signals.as_raw_fd()], Some(LOOK))?;
+        let pause = match started.elapsed() < FIRST {
+            true => FIRST_LOOK,
+            false => LOOK,
+        };
+        poll([signals.as_raw_fd()], Some(pause))?;
     };
     run.peak_bytes = group.map_or(0, Group::peak_bytes);
     let text = fs::read(&report).unwrap_or_default();
@@ -297,15 +340,50 @@ fn evicted(migrations: &Value) -> f64 {
 
 /// CPU seconds of a process' threads that its guest waits for, and of all of them.
 fn cpu_seconds(pid: u32) -> io::Result<(f64, f64)> {
-    let mut by_name: BTreeMap<bool, f64> = BTreeMap::new();
+    let (mut waited, mut total) = (0.0, 0.0);
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let thread = thread?.path();
         let name = fs::read_to_string(thread.join("comm"))?;
         let times = fs::read_to_string(thread.join("schedstat"))?;
         let nanoseconds = times.split(' ').next().and_then(|word| word.parse().ok());
-        let waited = name.starts_with("vcpu") || name.starts_with("fault");
-        *by_name.entry(waited).or_default() += nanoseconds.unwrap_or(0.0) / 1e9;
+        let seconds = nanoseconds.unwrap_or(0.0) / 1e9;
+        total += seconds;
+        if name.starts_with("vcpu") || name.starts_with("fault") {
+            waited += seconds;
+        }
     }
-    let [waited, others] = [true, false].map(|key| by_name.get(&key).copied().unwrap_or(0.0));
-    Ok((waited, waited + others))
+    Ok((waited, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn between_two_findings_it_grows_evenly() {
+        let trace = Trace(vec![(0.0, 0.0), (1.0, 10.0), (3.0, 20.0)]);
+        for (time, expected) in [
+            (0.0, 0.0),
+            (0.5, 5.0),
+            (1.0, 10.0),
+            (2.0, 15.0),
+            (9.0, 20.0),
+        ] {
+            assert_eq!(trace.at(time, |value| *value), expected, "{time}");
+        }
+        assert_eq!(Trace::<f64>::new().at(1.0, |value| *value), 0.0);
+    }
+
+    #[test]
+    fn what_is_evicted_leaves_the_host_for_a_tier() {
+        let flows = serde_json::json!([
+            {"from": "host", "to": "staged", "pages": 9},
+            {"from": "host", "to": "zero", "pages": 9},
+            {"from": "zip", "to": "host", "pages": 9},
+            {"from": "host", "to": "zip", "pages": 4},
+            {"from": "host", "to": "file", "pages": 3},
+        ]);
+        assert_eq!(evicted(&flows), 7.0);
+        assert_eq!(evicted(&Value::Null), 0.0);
+    }
 }

@@ -1,5 +1,6 @@
 //! Where guests in processes of their own are run and compared.
 
+use std::cell::OnceCell;
 use std::path::Path;
 use std::{fmt, io};
 
@@ -14,7 +15,7 @@ use crate::kvm::affinity;
 use crate::signals::TerminationSignals;
 
 /// How often a run is repeated whose group was out of memory although something could have been reclaimed.
-const TRIES: u32 = 3;
+const TRIES: u32 = 5;
 const PAGE_CLUSTER: &str = "/proc/sys/vm/page-cluster";
 const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
@@ -58,8 +59,10 @@ pub enum Kind {
 
 /// What runs have in common. Dropping it undoes all that was changed on the host.
 pub(super) struct Lab<'a> {
-    /// What the kernel can swap to; without, there is no swap to compare with.
-    devices: Option<[Device; 2]>,
+    /// What the kernel can swap to, once it has been asked for: of `device_bytes` each.
+    devices: [OnceCell<Device>; 2],
+    device_bytes: u64,
+    /// Without, there is no swap to compare with.
     groups: Option<Controller>,
     place: Workplace,
     cpus: Vec<usize>,
@@ -70,7 +73,7 @@ pub(super) struct Lab<'a> {
 
 impl<'a> Lab<'a> {
     /// For guests of `memory` bytes and so many vCPUs, each on a CPU of its own as long as there are some: the same ones
-    /// in every run. With `swap`, devices and control groups are made ready.
+    /// in every run. With `swap` it can be compared with.
     pub(super) fn new(
         memory: u64,
         vcpus: usize,
@@ -80,33 +83,46 @@ impl<'a> Lab<'a> {
     ) -> Result<Self, BenchError> {
         if swap {
             swap::require()?;
+            let (others, _) = swap::others()?;
+            if !others.is_empty() {
+                progress.line(format!(
+                    "swap is active on {} as well; what is measured has a higher priority, and other processes' pages may go there too",
+                    others.join(", ")
+                ));
+            }
         }
         let allowed = affinity::allowed_cpus()?;
         let cpus: Vec<usize> = allowed.into_iter().rev().cycle().take(vcpus).collect();
         if cpus.is_empty() {
             return Err(io::Error::from(io::ErrorKind::NotFound).into());
         }
-        let mut lab = Self {
-            devices: None,
-            groups: None,
+        Ok(Self {
+            devices: Default::default(),
+            // More than all memory: pages that were read back keep their place.
+            device_bytes: memory + memory / 4,
+            groups: swap.then(Controller::find).transpose()?,
             place: Workplace::new()?,
             cpus,
             signals,
             progress,
-        };
-        if swap {
-            lab.groups = Some(Controller::find()?);
-            // More than all memory: pages that were read back keep their place.
-            let bytes = memory + memory / 4;
-            let zram = Device::zram(bytes)?;
-            lab.devices = Some([zram, Device::in_memory(lab.place.path(), bytes)?]);
+        })
+    }
+
+    fn device(&self, kind: Kind) -> Result<&Device, BenchError> {
+        let place = &self.devices[kind as usize];
+        if let Some(device) = place.get() {
+            return Ok(device);
         }
-        Ok(lab)
+        let device = match kind {
+            Kind::Zram => Device::zram(self.device_bytes)?,
+            Kind::Loop => Device::in_memory(self.place.path(), self.device_bytes)?,
+        };
+        Ok(place.get_or_init(|| device))
     }
 
     /// Whether there is swap to compare with.
     pub(super) fn has_swap(&self) -> bool {
-        self.devices.is_some()
+        self.groups.is_some()
     }
 
     /// Runs a guest on what `tiers` name; where there are control groups, in one with that limit.
@@ -128,11 +144,7 @@ impl<'a> Lab<'a> {
         self.run(&job, limit)
     }
 
-    /// Runs a guest on plain memory of which the kernel swaps what is beyond the limit.
-    ///
-    /// # Panics
-    ///
-    /// There is no swap.
+    /// Runs a guest on plain memory of which the kernel swaps what is beyond the limit. Only where there is swap.
     pub(super) fn swapped(
         &self,
         workload: &str,
@@ -140,8 +152,7 @@ impl<'a> Lab<'a> {
         limit: u64,
         tuning: Tuning,
     ) -> Result<Run, BenchError> {
-        let devices = self.devices.as_ref().expect("asked for with swap only");
-        let device = &devices[tuning.device as usize];
+        let device = self.device(tuning.device)?;
         let cluster = tuning.page_cluster.to_string();
         let _cluster = Setting::change(Path::new(PAGE_CLUSTER), &cluster)?;
         let _huge = match tuning.huge_pages {

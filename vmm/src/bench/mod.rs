@@ -5,12 +5,15 @@
 //! of the two within each round, and reports the median of the ratios.
 
 pub mod accel;
+pub mod all;
 mod child;
+pub mod evict;
 pub mod fault;
 mod floor;
 mod guest;
 pub mod host;
 pub mod lab;
+pub mod plot;
 pub mod resident;
 pub mod result;
 pub mod statistics;
@@ -23,7 +26,7 @@ use crate::machine::BuildError;
 use crate::outcome::{Outcome, Reason};
 use gmem_wire::exit;
 
-pub use result::{Measured, Summary};
+pub use result::{Measured, Ratios, Summary};
 
 /// Where an experiment tells how far it is, and learns that it should end.
 pub trait Progress {

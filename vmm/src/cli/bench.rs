@@ -1,8 +1,10 @@
 //! `gmem bench`: what this product costs, measured here and now.
 
 mod accel;
+mod all;
+mod evict;
 mod fault;
-mod json;
+mod file;
 mod resident;
 mod text;
 mod workload;
@@ -13,14 +15,17 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use accel::AccelArgs;
+use all::AllArgs;
+use evict::EvictArgs;
 use fault::FaultArgs;
-use json::JsonFile;
+use file::ResultFile;
 use resident::ResidentArgs;
 use workload::WorkloadArgs;
 
 use super::run::Failure;
 use super::size;
 use super::status::StatusLine;
+use crate::bench::plot::{Panel, svg};
 use crate::bench::workload::Workload;
 use crate::bench::{self, BenchError, Measured, Progress};
 use crate::check::{Host, HostLacks, require_kernel, require_kvm, require_userfaultfd};
@@ -57,6 +62,10 @@ enum Experiment {
     Hotscan(WorkloadArgs),
     /// The same, a hot set that changes
     Phase(WorkloadArgs),
+    /// CPU time to evict a page: against the kernel's swap
+    Evict(EvictArgs),
+    /// All of these, and what each ratio should be
+    All(AllArgs),
     /// Accelerators that share the guest's memory: placement, weights that stream, faults
     Accel(AccelArgs),
 }
@@ -100,21 +109,24 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
     let signals =
         TerminationSignals::block().map_err(|error| Failure::new(ExitCode::HostLacks, error))?;
     let status = StatusLine::on_stderr();
-    let workload = |workload, args: WorkloadArgs| {
-        let json = JsonFile::create(args.json.clone())?;
-        let measured = bench::workload::measure(&args.options(workload), &signals, &status);
-        finish(json, measured, workload::text)
+    let workload = |workload: Workload, args: WorkloadArgs| {
+        let options = args.options(workload);
+        let [json, plot] = [args.json, args.plot].map(ResultFile::create);
+        let (json, plot) = (json?, plot?);
+        let measured = bench::workload::measure(&options, &signals, &status).map_err(failed)?;
+        plot.write_text(&svg(&[Panel::of(workload.name(), &measured.figures)]))?;
+        finish(json, Ok(measured), workload::text)
     };
     match experiment {
         Experiment::Fault(args) => {
             let options = args.options();
-            let json = JsonFile::create(args.json)?;
+            let json = ResultFile::create(args.json)?;
             let measured = bench::fault::measure(&options, &signals, &status);
             finish(json, measured, fault::text)
         }
         Experiment::Resident(args) => {
             let options = args.options();
-            let json = JsonFile::create(args.json)?;
+            let json = ResultFile::create(args.json)?;
             let measured = bench::resident::measure(&options, &signals, &status);
             finish(json, measured, resident::text)
         }
@@ -124,9 +136,28 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
         Experiment::Zipf(args) => workload(Workload::Zipf, args),
         Experiment::Hotscan(args) => workload(Workload::Hotscan, args),
         Experiment::Phase(args) => workload(Workload::Phase, args),
+        Experiment::Evict(args) => {
+            let options = args.options();
+            let json = ResultFile::create(args.json)?;
+            let measured = bench::evict::measure(&options, &signals, &status);
+            finish(json, measured, evict::text)
+        }
+        Experiment::All(args) => {
+            let options = args.options();
+            let text = if args.markdown {
+                all::markdown
+            } else {
+                all::text
+            };
+            let [json, plot] = [args.json, args.plot].map(ResultFile::create);
+            let (json, plot) = (json?, plot?);
+            let found = bench::all::measure(&options, &signals, &status).map_err(failed)?;
+            plot.write_text(&svg(&found.panels))?;
+            finish(json, Ok(found.measured), text)
+        }
         Experiment::Accel(args) => {
             let options = args.options();
-            let json = JsonFile::create(args.json)?;
+            let json = ResultFile::create(args.json)?;
             let measured = bench::accel::measure(&options, &signals, &status);
             finish(json, measured, accel::text)
         }
@@ -135,7 +166,7 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
 
 /// Writes and prints what was measured.
 fn finish<F: Serialize, R: Serialize>(
-    json: JsonFile,
+    json: ResultFile,
     measured: Result<Measured<F, R>, BenchError>,
     text: fn(&Measured<F, R>) -> String,
 ) -> Result<(), Failure> {

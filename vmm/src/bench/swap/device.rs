@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::{SwapError, tool, undone};
+use super::{SwapError, others, tool, undone};
 
 /// The compressor that both sides of a comparison have.
 const COMPRESSOR: &str = "lz4";
@@ -67,14 +67,15 @@ impl Device {
         Ok(Self::Loop(device))
     }
 
-    /// Swaps to it until the result is dropped.
+    /// Swaps to it, before all other swap, until the result is dropped.
     ///
     /// # Errors
     ///
     /// The host refuses.
     pub(in crate::bench) fn activate(&self) -> Result<Active, SwapError> {
         let path = self.path();
-        tool("swapon", &[&path])?;
+        let (_, priority) = others()?;
+        tool("swapon", &["--priority", &priority.to_string(), &path])?;
         Ok(Active(path))
     }
 

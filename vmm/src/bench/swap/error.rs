@@ -16,9 +16,9 @@ pub enum SwapError {
         /// How to get it.
         remedy: &'static str,
     },
-    /// There is swap already.
+    /// There is swap already that nothing can come before.
     #[error(
-        "swap is active on {0}, where pages could go that are to go to the device that is measured; swapoff it first, or leave --against out"
+        "swap is active on {0} with the highest priority there is, so that pages would go there and not only to the device that is measured; swapoff it first, or leave --against out"
     )]
     OtherSwap(String),
     /// A setting of the host.

@@ -18,11 +18,14 @@ pub(super) use setting::Setting;
 /// Capability to mount, swap and the like: bit of `CapEff` in `/proc/self/status`.
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// This process may do what is needed, and there is no swap yet: pages would go there as well.
+/// The highest priority that swap can have.
+const MOST: i32 = 32767;
+
+/// This process may do what is needed.
 ///
 /// # Errors
 ///
-/// It may not, or there is.
+/// It may not.
 pub fn require() -> Result<(), SwapError> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let capabilities = status
@@ -30,22 +33,41 @@ pub fn require() -> Result<(), SwapError> {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0);
-    if capabilities & (1 << CAP_SYS_ADMIN) == 0 {
-        return Err(SwapError::Lacks {
-            what: "the right to make swap (CAP_SYS_ADMIN)",
-            found: "it is not among this process' capabilities".into(),
-            remedy: "run as root",
-        });
+    if capabilities & (1 << CAP_SYS_ADMIN) != 0 {
+        return Ok(());
     }
+    Err(SwapError::Lacks {
+        what: "the right to make swap (CAP_SYS_ADMIN)",
+        found: "it is not among this process' capabilities".into(),
+        remedy: "run as root",
+    })
+}
+
+/// Swap that somebody else has: its names, and a priority above all of it.
+///
+/// # Errors
+///
+/// There is none above.
+pub(super) fn others() -> Result<(Vec<String>, i32), SwapError> {
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let active = swaps
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().next());
-    match active.collect::<Vec<_>>() {
-        none if none.is_empty() => Ok(()),
-        some => Err(SwapError::OtherSwap(some.join(", "))),
+    let (names, above) = priority_above(&swaps);
+    match above <= MOST {
+        true => Ok((names, above)),
+        false => Err(SwapError::OtherSwap(names.join(", "))),
     }
+}
+
+/// Names in `/proc/swaps`, and a priority that is higher than each.
+fn priority_above(swaps: &str) -> (Vec<String>, i32) {
+    let mut above = 1;
+    let names = swaps.lines().skip(1).filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let name = words.next()?.to_owned();
+        let priority: i32 = words.next_back()?.parse().ok()?;
+        above = above.max(priority + 1);
+        Some(name)
+    });
+    (names.collect(), above)
 }
 
 /// Runs a tool of the system's; what it printed.
@@ -70,5 +92,20 @@ fn tool(program: &'static str, args: &[&str]) -> Result<String, SwapError> {
 fn undone(result: Result<(), impl std::fmt::Display>) {
     if let Err(error) = result {
         let _ = writeln!(io::stderr(), "gmem: not undone: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_swap_comes_before_what_there_is() {
+        let heading = "Filename\tType\tSize\tUsed\tPriority\n";
+        assert_eq!(priority_above(heading), (vec![], 1));
+        let low = format!("{heading}/swapfile file 1048572 136 -2\n");
+        assert_eq!(priority_above(&low), (vec!["/swapfile".into()], 1));
+        let high = format!("{low}/dev/zram0 partition 1048572\t0 50\n");
+        assert_eq!(priority_above(&high).1, 51);
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::lab::{Lab, Tuning};
-use super::{BenchError, Measured, Progress, Summary, in_turn};
+use super::{BenchError, Measured, Progress, Ratios, Summary, in_turn};
 use crate::signals::TerminationSignals;
 use peer::Peer;
 use samples::{Sample, Samples};
@@ -145,9 +145,6 @@ pub struct Share {
     pub tuning: Option<Tuning>,
 }
 
-/// Ratios by name.
-pub type Ratios = BTreeMap<String, Summary>;
-
 /// One pair of sides, and what they did.
 struct Pair {
     percent: u8,
@@ -186,13 +183,20 @@ pub(super) fn measure_in(
             .peak_bytes
             .saturating_sub(first.tier(0, "used_bytes") as u64)
     });
-    let mut pairs = Vec::new();
+    let mut pairs: Vec<Pair> = Vec::new();
     for &percent in &options.shares {
         for &tier in &options.tiers {
             let local = options.memory / 4096 * u64::from(percent) / 100 * 4096;
-            let peer = monitor_bytes
-                .map(|monitor| Peer::choose(lab, options, tier, local + monitor))
-                .transpose()?;
+            let known = pairs.iter().find(|pair| pair.tier == tier);
+            let known = known.and_then(|pair| pair.peer.as_ref());
+            let peer = match (monitor_bytes, known) {
+                (Some(monitor), Some(known)) => Some(Peer {
+                    limit: local + monitor,
+                    ..*known
+                }),
+                (Some(monitor), None) => Some(Peer::choose(lab, options, tier, local + monitor)?),
+                (None, _) => None,
+            };
             pairs.push(Pair {
                 percent,
                 tier,

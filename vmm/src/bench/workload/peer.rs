@@ -13,7 +13,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// The fastest way to swap what a tier of ours would hold, found by one run of each.
+    /// The fastest way to swap what a tier of ours would hold, found by one run of each way.
     pub(super) fn choose(
         lab: &Lab<'_>,
         options: &Options,
@@ -30,7 +30,7 @@ impl Peer {
                 Err(error) => return Err(error),
             };
             lab.progress.line(format!(
-                "swap for {} beside {}: {}: {:.1} kop/s",
+                "swap for {} beside {}, on {}: {:.1} kop/s",
                 options.workload.name(),
                 tier.name(),
                 tuning,

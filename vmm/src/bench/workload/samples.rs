@@ -42,8 +42,8 @@ impl Sample {
     /// A run with a tier of ours.
     pub(super) fn of_ours(run: &Run) -> Result<Self, BenchError> {
         let (warmup, seconds) = (run.number("warmup_seconds")?, run.number("seconds")?);
-        let faults = run.until(warmup + seconds, |moment| moment.faults)
-            - run.until(warmup, |moment| moment.faults);
+        let until = |end| run.told(end, |told| told.faults);
+        let faults = until(warmup + seconds) - until(warmup);
         Ok(Self {
             avoided: 1.0 - faults / run.number("ops")?,
             stored: run.tier(1, "peak_bytes"),

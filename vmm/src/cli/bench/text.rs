@@ -53,6 +53,18 @@ pub(super) fn ratio_row(key: &str, ratio: &Summary) -> String {
     text
 }
 
+/// The same as a row of Markdown.
+pub(super) fn markdown_row(key: &str, ratio: &Summary) -> String {
+    let Summary {
+        median, min, max, ..
+    } = ratio;
+    let (target, verdict) = match Target::of(key) {
+        Some(target) => (target.to_string(), target.verdict(*median)),
+        None => Default::default(),
+    };
+    format!("| `{key}` | {median:.3} ({min:.3} to {max:.3}) | {target} | {verdict} |\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

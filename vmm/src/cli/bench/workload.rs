@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 
 use super::memory;
 use super::text::{heading, host_line, ratio_row, row, scaled};
-use crate::bench::workload::{Figures, Options, Ratios, Side, Tier, Workload};
-use crate::bench::{Measured, Summary};
+use crate::bench::workload::{Figures, Options, Side, Tier, Workload};
+use crate::bench::{Measured, Ratios, Summary};
 
 /// What to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -59,6 +59,10 @@ pub(super) struct WorkloadArgs {
     /// Write the result here as JSON
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
+
+    /// Draw slowdowns here, as SVG
+    #[arg(long, value_name = "FILE.svg")]
+    pub(super) plot: Option<PathBuf>,
 }
 
 impl WorkloadArgs {

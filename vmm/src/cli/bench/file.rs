@@ -1,4 +1,4 @@
-//! The file that a measurement's result goes to.
+//! The files that a measurement's result goes to.
 
 use std::fs;
 use std::io::{self, Write};
@@ -9,11 +9,11 @@ use serde::Serialize;
 use crate::cli::run::Failure;
 use crate::exit_code::ExitCode;
 
-/// Where the JSON goes. Opened before the measurement, so that a wrong path is known at once; removed again
+/// Where the result goes. Opened before the measurement, so that a wrong path is known at once; removed again
 /// where there is nothing to write.
-pub(super) struct JsonFile(Option<(PathBuf, fs::File)>);
+pub(super) struct ResultFile(Option<(PathBuf, fs::File)>);
 
-impl JsonFile {
+impl ResultFile {
     pub(super) fn create(path: Option<PathBuf>) -> Result<Self, Failure> {
         let Some(path) = path else {
             return Ok(Self(None));
@@ -24,21 +24,23 @@ impl JsonFile {
         }
     }
 
-    pub(super) fn write(mut self, measured: &impl Serialize) -> Result<(), Failure> {
+    /// Writes `measured` as JSON.
+    pub(super) fn write(self, measured: &impl Serialize) -> Result<(), Failure> {
+        let json = serde_json::to_string(measured)
+            .map_err(|error| Failure::new(ExitCode::Failed, error))?;
+        self.write_text(&(json + "\n"))
+    }
+
+    pub(super) fn write_text(mut self, text: &str) -> Result<(), Failure> {
         let Some((path, mut file)) = self.0.take() else {
             return Ok(());
         };
-        let written = serde_json::to_vec(measured)
-            .map_err(io::Error::from)
-            .and_then(|mut line| {
-                line.push(b'\n');
-                file.write_all(&line)
-            });
+        let written = file.write_all(text.as_bytes());
         written.map_err(|error| Failure::new(ExitCode::Failed, unwritable(&path, &error)))
     }
 }
 
-impl Drop for JsonFile {
+impl Drop for ResultFile {
     fn drop(&mut self) {
         if let Some((path, file)) = self.0.take()
             && file.metadata().is_ok_and(|metadata| metadata.is_file())
@@ -51,7 +53,7 @@ impl Drop for JsonFile {
 
 fn unwritable(path: &Path, error: &io::Error) -> String {
     format!(
-        "result {} cannot be written: {error}; give --json a file in a writable directory",
+        "result {} cannot be written: {error}; give --json or --plot a file in a writable directory",
         path.display()
     )
 }
