@@ -196,6 +196,10 @@ fn bench_refuses_a_result_that_it_could_not_write_and_sizes_that_it_cannot_use()
         let finished = run(&["bench", "fault", wrong[0], wrong[1]]);
         assert_eq!(finished.code(), 2, "{finished:?}");
     }
+    for wrong in [["--local", "0"], ["--tiers", "file"], ["--against", "x"]] {
+        let finished = run(&["bench", "scan", wrong[0], wrong[1]]);
+        assert_eq!(finished.code(), 2, "{finished:?}");
+    }
     for wrong in [["--hbm", "1M"], ["--rows", "17"], ["--epochs", "1"]] {
         let finished = run(&["bench", "accel", wrong[0], wrong[1]]);
         assert_eq!(finished.code(), 2, "{finished:?}");

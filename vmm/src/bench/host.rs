@@ -56,7 +56,7 @@ impl HostFacts {
 }
 
 /// The chosen word of a setting such as `always [madvise] never`.
-fn in_brackets(text: &str) -> &str {
+pub(super) fn in_brackets(text: &str) -> &str {
     let inside = text
         .split_once('[')
         .and_then(|(_, rest)| rest.split_once(']'));

@@ -5,20 +5,28 @@
 //! of the two within each round, and reports the median of the ratios.
 
 pub mod accel;
+pub mod all;
+mod child;
+pub mod evict;
 pub mod fault;
 mod floor;
 mod guest;
 pub mod host;
+pub mod lab;
+pub mod plot;
 pub mod resident;
 pub mod result;
 pub mod statistics;
+pub mod swap;
+pub mod target;
+pub mod workload;
 
 use crate::exit_code::ExitCode;
 use crate::machine::BuildError;
 use crate::outcome::{Outcome, Reason};
 use gmem_wire::exit;
 
-pub use result::{Measured, Summary};
+pub use result::{Measured, Ratios, Summary};
 
 /// Where an experiment tells how far it is, and learns that it should end.
 pub trait Progress {
@@ -35,6 +43,17 @@ pub enum BenchError {
     /// The host gave something up.
     #[error("{0}; run `gmem check`")]
     Host(#[from] std::io::Error),
+    /// The host has no swap to compare with.
+    #[error(transparent)]
+    Swap(#[from] swap::SwapError),
+    /// A guest's group had nothing left to reclaim.
+    #[error(
+        "the guest on {side} was killed: its control group was out of memory; give it a larger --local"
+    )]
+    OutOfMemory {
+        /// Which side of the comparison.
+        side: &'static str,
+    },
     /// A guest did not end well.
     #[error("the guest on {side} did not succeed: {message}")]
     Guest {
@@ -85,9 +104,9 @@ impl BenchError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Build(error) => error.exit_code(),
-            Self::Host(_) => ExitCode::HostLacks,
+            Self::Host(_) | Self::Swap(_) => ExitCode::HostLacks,
             Self::Guest { usage: true, .. } | Self::NoFigure { .. } => ExitCode::Usage,
-            Self::Guest { .. } | Self::Signal { .. } => ExitCode::Failed,
+            Self::Guest { .. } | Self::OutOfMemory { .. } | Self::Signal { .. } => ExitCode::Failed,
         }
     }
 

@@ -1,12 +1,14 @@
 //! What a measurement found, and its JSON: `"schema": 1`.
 
-use serde::Serialize;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use super::host::HostFacts;
 use super::statistics::{median, median_interval};
 
 /// A series of values, one a round.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The median.
     pub median: f64,
@@ -33,6 +35,9 @@ impl Summary {
         }
     }
 }
+
+/// Ratios by name, where not all experiments have the same.
+pub type Ratios = BTreeMap<String, Summary>;
 
 /// A measurement: `F` are the experiment's figures, `R` its ratios.
 #[derive(Clone, Debug, Serialize)]

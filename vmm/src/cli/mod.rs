@@ -6,6 +6,7 @@ pub mod accel;
 pub mod bench;
 pub mod ctl;
 mod device_args;
+mod enter;
 mod keys;
 pub mod memory;
 mod plan;
@@ -40,6 +41,9 @@ enum Command {
     Ctl(ctl::CtlArgs),
     /// Measure what the memory system costs, on this host
     Bench(bench::BenchArgs),
+    /// Join a control group, then do what the rest of the command line says: for measurements
+    #[command(hide = true)]
+    Enter(enter::EnterArgs),
     /// List what this host has of what gmem needs.
     Check(CheckArgs),
 }
@@ -57,6 +61,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Run(args) => run::execute(*args, started),
         Command::Ctl(args) => ctl::execute(args),
         Command::Bench(args) => bench::execute(args),
+        Command::Enter(args) => enter::execute(args),
         Command::Check(CheckArgs { json }) => match check::run(&mut std::io::stdout(), json) {
             Ok(true) => ExitCode::Success,
             // Nobody reads what is found: the same as nothing found.

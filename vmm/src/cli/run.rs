@@ -26,7 +26,7 @@ use crate::check::{Host, HostLacks, require_kernel, require_kvm, require_userfau
 use crate::console_input::ConsoleInput;
 use crate::devices::DeviceConfig;
 use crate::exit_code::ExitCode;
-use crate::machine::{BuildError, Config, Machine, Payload};
+use crate::machine::{BuildError, Config, Machine, Payload, Setting};
 use crate::memory::plan::Plan;
 use crate::outcome::{Outcome, Reason};
 use crate::report::{OutcomeKind, Report, ReportSink};
@@ -56,6 +56,10 @@ pub struct RunArgs {
     /// How many vCPUs
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=254))]
     cpus: u8,
+
+    /// The host CPU of each vCPU, for measurements; dealt in turn if not given
+    #[arg(long, value_name = "N", hide = true)]
+    vcpu_cpu: Vec<usize>,
 
     /// The guest's memory; with overcommit=allow it may be more than the tiers hold
     #[arg(long, value_name = "SIZE[,overcommit=allow]", default_value = "512M", value_parser = memory::parse)]
@@ -184,6 +188,10 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
     let socket = socket
         .transpose()
         .map_err(|error| Failure::new(ExitCode::Usage, error))?;
+    let setting = Setting {
+        cpus: Some(args.vcpu_cpu.clone()).filter(|cpus| !cpus.is_empty()),
+        server: None,
+    };
     let config = config(args, plan);
     // A descriptor of its own: a vCPU that is stuck in writing to it must not hold the lock of this
     // process's stdout.
@@ -194,7 +202,7 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
     let status = Arc::new(StatusLine::on_stderr());
     let console = status.beside(File::from(stdout));
     let build_failed = |error: BuildError| Failure::new(error.exit_code(), error);
-    let machine = Machine::build(&config, Box::new(console)).map_err(build_failed)?;
+    let machine = Machine::build_in(&config, Box::new(console), &setting).map_err(build_failed)?;
     let mut running = machine.start().map_err(build_failed)?;
     let input = running.console_input().map_err(host_failed)?;
     if input.as_ref().is_some_and(ConsoleInput::is_raw) {

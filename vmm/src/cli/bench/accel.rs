@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{heading, host_line, row};
+use super::text::{heading, host_line, row, scaled};
+use crate::bench::Measured;
 use crate::bench::accel::{Figures, KindFigures, KindRatios, Kinds, Options};
-use crate::bench::{Measured, Summary};
 use crate::cli::size;
 
 /// The least memory of an accelerator, bytes, and the most: four times as much is data.
@@ -88,13 +88,6 @@ pub(super) fn text(measured: &Measured<Figures, Kinds<KindRatios>>) -> String {
 }
 
 fn kind(figures: &KindFigures, ratios: &KindRatios) -> String {
-    let scaled = |summary: &Summary, by: f64| Summary {
-        median: summary.median * by,
-        min: summary.min * by,
-        max: summary.max * by,
-        low95: summary.low95.map(|low| low * by),
-        high95: summary.high95.map(|high| high * by),
-    };
     let mut text = String::new();
     for (link, figures, bytes, time) in [
         (
