@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::plot::Panel;
 use super::workload::{self, Tier, Workload};
-use super::{BenchError, Measured, Progress, Ratios, evict, fault, resident};
+use super::{BenchError, Measured, Progress, Ratios, evict, fault, resident, scaling};
 use crate::signals::TerminationSignals;
 
 /// How to measure.
@@ -65,7 +65,7 @@ pub fn measure(
         signals,
         progress,
     };
-    let mut parts = vec![asked.fault()?, asked.resident()?];
+    let mut parts = vec![asked.fault()?, asked.scaling()?, asked.resident()?];
     for workload in Workload::ALL {
         parts.push(asked.workload(workload)?);
     }
@@ -94,6 +94,16 @@ impl Asked<'_> {
             passes: 2,
         };
         Part::of(&fault::measure(&options, self.signals, self.progress)?)
+    }
+
+    fn scaling(&self) -> Result<Part, BenchError> {
+        let options = scaling::Options {
+            rounds: self.options.rounds,
+            memory: 128 << 20,
+            cpus: 2,
+            passes: 2,
+        };
+        Part::of(&scaling::measure(&options, self.signals, self.progress)?)
     }
 
     fn resident(&self) -> Result<Part, BenchError> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::floor::Floor;
+use super::floor::{Bringing, Floor};
 use super::guest::{self, Job};
 use super::{BenchError, Measured, Progress, Summary, in_turn};
 use crate::kvm::affinity;
@@ -158,6 +158,7 @@ fn sample(
         Side::Floor => {
             let floor: Arc<dyn Server> = Arc::new(Floor {
                 budget: options.budget,
+                bringing: Bringing::Move,
             });
             setting.server = Some(floor);
         }

@@ -1,4 +1,4 @@
-//! The least that can serve faults by moving frames: what the engine is measured against.
+//! The least that can serve faults: what the engine is measured against.
 //!
 //! The arena has one slot for each guest page, at the same offset, and a frame in each slot whose page is
 //! not in the guest. So a fault needs no table, no lock and no allocation: read the event, move the one
@@ -6,23 +6,31 @@
 //! slots, so that no more than the budget is resident, and copies each to emulated HBM, as the engine's
 //! does. Host RAM is not saved by any of this: every frame stays in RAM.
 //!
-//! Everything else is as with the engine: the same registration, the handler on its vCPU's CPU, huge pages
+//! The other arrangement leaves bytes in the slot and copies them into a new frame, which interrupts no other CPU: better
+//! with several vCPUs. The evictor moves pages to a place of its own, copies them to their slots, and drops the
+//! frames together.
+//!
+//! Everything else is as with the engine: the same registration, a handler on each vCPU's CPU, huge pages
 //! kept away, the evictor wherever the scheduler puts it.
 
+mod arrivals;
 mod evictor;
 
+use std::collections::BTreeSet;
 use std::io;
-use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::{ptr, slice};
 
 use gmem_core::hnode::hbm::Hbm;
 use gmem_core::hnode::link::Link;
-use gmem_core::mmu::Obstacle;
+use gmem_core::mmu::{Moved, Obstacle};
 use gmem_core::page::PAGE_SIZE;
 use vmm_sys_util::signal::Killable;
+
+use arrivals::Arrivals;
 
 use crate::kvm::{affinity, kick};
 use crate::memory::arming::{ArmError, step};
@@ -36,10 +44,20 @@ use crate::memory::userfault::{Event, Mode, Reading, Userfault, Waking};
 /// How long a page may be on its way out before its fault counts as failed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Serves one microVM with one vCPU.
+/// How a page comes beneath the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bringing {
+    /// Its frame is moved.
+    Move,
+    /// Its bytes are copied into a new frame.
+    Copy,
+}
+
+/// Serves one microVM.
 pub(super) struct Floor {
     /// How much may be resident, bytes.
     pub(super) budget: u64,
+    pub(super) bringing: Bringing,
 }
 
 /// What the threads share.
@@ -47,47 +65,12 @@ struct Parts {
     ram: Arc<GuestRam>,
     slots: Reservation,
     userfault: Userfault,
+    bringing: Bringing,
+    /// Pages whose bytes are on their way to their slots.
+    leaving: Box<[AtomicBool]>,
     arrivals: Arrivals,
     failure: Arc<Failure>,
     stop: AtomicBool,
-}
-
-/// Pages that came in, in order. One thread writes, one reads; at most as many pages as the guest has are
-/// in it, because each is resident.
-struct Arrivals {
-    ring: Box<[AtomicU32]>,
-    /// How many came in, ever.
-    count: AtomicU64,
-}
-
-impl Arrivals {
-    fn new(pages: u64) -> Self {
-        let len = pages.next_power_of_two();
-        Self {
-            ring: (0..len).map(|_| AtomicU32::new(0)).collect(),
-            count: AtomicU64::new(0),
-        }
-    }
-
-    fn push(&self, page: u64) {
-        let count = self.count.load(Ordering::Relaxed);
-        self.slot(count).store(page as u32, Ordering::Relaxed);
-        self.count.store(count + 1, Ordering::Release);
-    }
-
-    /// How many came in, ever.
-    fn count(&self) -> u64 {
-        self.count.load(Ordering::Acquire)
-    }
-
-    /// The one that came in after `before` others; it must be below the count.
-    fn get(&self, before: u64) -> u64 {
-        self.slot(before).load(Ordering::Relaxed).into()
-    }
-
-    fn slot(&self, number: u64) -> &AtomicU32 {
-        &self.ring[number as usize & (self.ring.len() - 1)]
-    }
 }
 
 impl Server for Floor {
@@ -97,17 +80,19 @@ impl Server for Floor {
         cpus: &[usize],
         failure: &Arc<Failure>,
     ) -> Result<Box<dyn Serving>, ArmError> {
-        let &[cpu] = cpus else {
-            return Err(step("one vCPU")(io::ErrorKind::InvalidInput.into()));
-        };
         let len = ram.end() as usize;
-        let slots = Reservation::new(len, Backing::Small)
-            .map_err(|error| step("arena")(io::Error::other(error)))?;
+        let space = |len| {
+            Reservation::new(len, Backing::Small)
+                .map_err(|error| step("arena")(io::Error::other(error)))
+        };
+        let (slots, out) = (space(len)?, space(evictor::AT_ONCE * PAGE_SIZE)?);
         let userfault = Userfault::open(Reading::Blocking)?;
         let registering = "registering memory with userfaultfd";
-        userfault
-            .register(slots.start(), len, Mode::WriteProtect)
-            .map_err(step(registering))?;
+        for space in [&slots, &out] {
+            userfault
+                .register(space.start(), space.len(), Mode::WriteProtect)
+                .map_err(step(registering))?;
+        }
         for region in ram.regions() {
             let start = ram.base() + region.start as usize;
             userfault
@@ -115,6 +100,10 @@ impl Server for Floor {
                 .map_err(step(registering))?;
         }
         let parts = Arc::new(Parts {
+            bringing: self.bringing,
+            leaving: (0..len / PAGE_SIZE)
+                .map(|_| AtomicBool::new(false))
+                .collect(),
             arrivals: Arrivals::new(len as u64 / PAGE_SIZE as u64),
             ram: Arc::clone(ram),
             slots,
@@ -132,17 +121,22 @@ impl Server for Floor {
         };
         let evicting = Arc::clone(&parts);
         let budget = self.budget / PAGE_SIZE as u64;
-        serving.start("reclaim", move || evictor::run(&evicting, budget, &hbm))?;
-        serving.start("fault", move || {
-            // Not fatal: slower, but right.
-            let _ = affinity::pin(cpu);
-            parts.handle_faults();
+        serving.start("reclaim", move || {
+            evictor::run(&evicting, budget, &hbm, &out)
         })?;
+        for cpu in cpus.iter().copied().collect::<BTreeSet<_>>() {
+            let parts = Arc::clone(&parts);
+            serving.start("fault", move || {
+                // Not fatal: slower, but right.
+                let _ = affinity::pin(cpu);
+                parts.handle_faults();
+            })?;
+        }
         Ok(Box::new(serving))
     }
 }
 
-/// The handler and the evictor.
+/// Handlers and evictor.
 struct Threads {
     parts: Arc<Parts>,
     threads: Vec<JoinHandle<()>>,
@@ -245,9 +239,13 @@ impl Parts {
         let slot = self.slot(page);
         let mut since = None;
         loop {
-            let moved = self
-                .userfault
-                .move_pages(address, slot, PAGE_SIZE, Waking::Now);
+            let moved = match self.bringing {
+                Bringing::Move => {
+                    let uffd = &self.userfault;
+                    uffd.move_pages(address, slot, PAGE_SIZE, Waking::Now)
+                }
+                Bringing::Copy => self.copy_in(page, address),
+            };
             match moved.stopped {
                 None => return self.arrivals.push(page),
                 Some(Obstacle::Present) => {
@@ -269,5 +267,19 @@ impl Parts {
                 }
             }
         }
+    }
+
+    /// Copies a page from its slot, once its bytes have arrived there.
+    fn copy_in(&self, page: u64, address: usize) -> Moved {
+        while self.leaving[page as usize].load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        // SAFETY: the slot of a guest page, in bounds; it is written only while its page is resident or leaving.
+        let bytes = unsafe { slice::from_raw_parts(self.slot(page) as *const u8, PAGE_SIZE) };
+        let copied = self.userfault.copy_pages(address, bytes);
+        if copied.stopped.is_none() {
+            let _ = self.userfault.wake(address, PAGE_SIZE);
+        }
+        copied
     }
 }

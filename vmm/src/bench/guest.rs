@@ -67,12 +67,12 @@ impl GuestResult {
     }
 }
 
-/// Runs the bundled guest to its end, on one vCPU. It must succeed, and its checks of its own memory with it.
+/// Runs the bundled guest to its end, on a vCPU for each CPU of the setting. It must succeed, and its checks of its own memory with it.
 pub(super) fn run(job: &Job<'_>, signals: &TerminationSignals) -> Result<GuestResult, BenchError> {
     let config = Config {
         memory: job.memory,
         plan: job.plan.clone(),
-        cpus: 1,
+        cpus: job.setting.cpus.as_ref().map_or(1, Vec::len),
         payload: Payload::Bundled {
             image: boot::bundled::IMAGE,
             workload: job.workload.to_owned(),

@@ -16,6 +16,7 @@ pub mod lab;
 pub mod plot;
 pub mod resident;
 pub mod result;
+pub mod scaling;
 pub mod statistics;
 pub mod swap;
 pub mod target;

@@ -23,8 +23,10 @@ impl Target {
     pub fn of(key: &str) -> Option<Self> {
         let without_tier = key.trim_end_matches("_zip").trim_end_matches("_hbm");
         Some(match without_tier {
-            "fault_p50_over_floor" => Self::AtMost(1.25),
-            "resident_over_plain" => Self::AtLeast(0.98),
+            "fault_p50_over_floor" => Self::AtMost(1.1),
+            "fault_p99_over_floor" => Self::AtMost(1.3),
+            "scaling_over_floor" => Self::AtLeast(0.9),
+            "resident_over_plain" => Self::AtLeast(0.99),
             "scan_25" | "stride_25" => Self::Aim {
                 aim: 3.0,
                 least: 2.0,

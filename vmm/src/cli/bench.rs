@@ -6,6 +6,7 @@ mod evict;
 mod fault;
 mod file;
 mod resident;
+mod scaling;
 mod text;
 mod workload;
 
@@ -20,6 +21,7 @@ use evict::EvictArgs;
 use fault::FaultArgs;
 use file::ResultFile;
 use resident::ResidentArgs;
+use scaling::ScalingArgs;
 use workload::WorkloadArgs;
 
 use super::run::Failure;
@@ -48,6 +50,8 @@ pub struct BenchArgs {
 enum Experiment {
     /// One unpredicted fault: the engine against a handler that does nothing but move the page
     Fault(FaultArgs),
+    /// Faults a second of several vCPUs over those of one, against such handlers
+    Scaling(ScalingArgs),
     /// Memory that fits its budget, against plain memory
     Resident(ResidentArgs),
     /// Oversubscribed memory, pages in ascending order: against plain memory or the kernel's swap
@@ -123,6 +127,12 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
             let json = ResultFile::create(args.json)?;
             let measured = bench::fault::measure(&options, &signals, &status);
             finish(json, measured, fault::text)
+        }
+        Experiment::Scaling(args) => {
+            let options = args.options();
+            let json = ResultFile::create(args.json)?;
+            let measured = bench::scaling::measure(&options, &signals, &status);
+            finish(json, measured, scaling::text)
         }
         Experiment::Resident(args) => {
             let options = args.options();

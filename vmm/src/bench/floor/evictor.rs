@@ -1,6 +1,7 @@
 //! The floor's evictor: first in, first out.
 
 use std::collections::VecDeque;
+use std::ptr;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use gmem_core::hnode::{Frame, Hnode};
 use gmem_core::mmu::Obstacle;
 use gmem_core::page::{PAGE_SIZE, Unit};
 
-use super::Parts;
+use super::{Bringing, Parts};
+use crate::memory::reserve::Reservation;
 use crate::memory::userfault::Waking;
 
 /// How long it sleeps when there is nothing to do. It looks by itself: waking it would cost a fault. About as
@@ -22,14 +24,17 @@ const NAP: Duration = Duration::from_millis(4);
 const LOW: u64 = 64;
 const HIGH: u64 = 32;
 
-/// Keeps no more than `budget` pages resident until it is told to stop.
-pub(super) fn run(parts: &Parts, budget: u64, hbm: &Hbm) {
+/// Pages that leave together where they are copied.
+pub(super) const AT_ONCE: usize = 64;
+
+/// Keeps no more than `budget` pages resident until it is told to stop. `out` is where pages go that are copied.
+pub(super) fn run(parts: &Parts, budget: u64, hbm: &Hbm, out: &Reservation) {
     let mut taken = 0;
     let mut queue = VecDeque::new();
     let mut copies: Vec<Option<Frame>> = vec![None; parts.slots.len() / PAGE_SIZE];
     while !parts.stop.load(Ordering::Relaxed) {
-        while taken < parts.arrivals.count() {
-            queue.push_back(parts.arrivals.get(taken));
+        while let Some(page) = parts.arrivals.take(taken) {
+            queue.push_back(page);
             taken += 1;
         }
         let resident = queue.len() as u64;
@@ -37,23 +42,56 @@ pub(super) fn run(parts: &Parts, budget: u64, hbm: &Hbm) {
             thread::sleep(NAP);
             continue;
         }
-        let excess = resident - (budget - budget / HIGH);
-        for _ in 0..excess {
-            let Some(page) = queue.pop_front() else { break };
-            copy(parts, page, hbm, &mut copies);
-            let moved = parts.userfault.move_pages(
-                parts.slot(page),
-                parts.page(page),
-                PAGE_SIZE,
-                Waking::Later,
-            );
-            match moved.stopped {
-                None => {}
-                Some(Obstacle::Busy) => queue.push_back(page),
-                Some(obstacle) => parts.failure.record(format_args!(
-                    "page {page} cannot be moved out: {obstacle:?}"
-                )),
+        let excess = (resident - (budget - budget / HIGH)) as usize;
+        let mut victims: VecDeque<u64> = queue.drain(..excess).collect();
+        while !victims.is_empty() {
+            let group: Vec<u64> = victims.drain(..victims.len().min(AT_ONCE)).collect();
+            match parts.bringing {
+                Bringing::Move => {
+                    for page in group {
+                        copy(parts, page, hbm, &mut copies);
+                        if !expel(parts, page, parts.slot(page)) {
+                            queue.push_back(page);
+                        }
+                    }
+                }
+                Bringing::Copy => {
+                    for (at, page) in group.iter().enumerate() {
+                        let to = out.start() + at * PAGE_SIZE;
+                        parts.leaving[*page as usize].store(true, Ordering::SeqCst);
+                        if expel(parts, *page, to) {
+                            // SAFETY: the page has just arrived there, nobody else knows of it; the slot is read only
+                            // when the page is no longer leaving.
+                            unsafe {
+                                let slot = parts.slot(*page) as *mut u8;
+                                ptr::copy_nonoverlapping(to as *const u8, slot, PAGE_SIZE);
+                            }
+                        } else {
+                            queue.push_back(*page);
+                        }
+                        parts.leaving[*page as usize].store(false, Ordering::Release);
+                    }
+                    let _ = out.discard(0, group.len() * PAGE_SIZE);
+                }
             }
+        }
+    }
+}
+
+/// Moves a page out of the guest; false if it is busy.
+fn expel(parts: &Parts, page: u64, to: usize) -> bool {
+    let from = parts.page(page);
+    let moved = parts
+        .userfault
+        .move_pages(to, from, PAGE_SIZE, Waking::Later);
+    match moved.stopped {
+        None => true,
+        Some(Obstacle::Busy) => false,
+        Some(obstacle) => {
+            parts.failure.record(format_args!(
+                "page {page} cannot be moved out: {obstacle:?}"
+            ));
+            true
         }
     }
 }
