@@ -11,6 +11,7 @@ pub mod devices;
 pub mod exit_code;
 pub mod fallback;
 pub mod figures;
+mod footprint;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

@@ -12,6 +12,7 @@ use super::{BuildError, Config, Payload, Running, Setting};
 use crate::boot::elf;
 use crate::boot::{self, Entry, Platform, Protocol};
 use crate::devices::{DeviceError, Devices};
+use crate::footprint;
 use crate::kvm::control::VcpuThreads;
 use crate::kvm::host::Host;
 use crate::kvm::run_loop::Shared;
@@ -134,6 +135,7 @@ impl Machine {
     pub fn start(self) -> Result<Running, BuildError> {
         let threads =
             VcpuThreads::start(self.vcpus, self.cpus, &self.shared).map_err(BuildError::Threads)?;
+        footprint::shrink();
         Ok(Running {
             threads,
             shared: self.shared,

@@ -7,7 +7,9 @@ use std::sync::Mutex;
 /// Bytes of a chunk.
 pub(super) const CHUNK: usize = 256;
 /// What a chunk costs: its bytes and its link.
-pub(super) const COST: usize = CHUNK + size_of::<u32>();
+pub(super) const COST: usize = CHUNK + LINK;
+/// Bytes of a link.
+const LINK: usize = size_of::<u32>();
 /// Chunks of a page that does not compress.
 pub(super) const PER_PAGE: usize = crate::page::PAGE_SIZE / CHUNK;
 
@@ -22,8 +24,10 @@ pub(super) struct Chunks {
 }
 
 struct List {
-    /// The chunk after each one, in its list or among the free ones. Grows to the number ever used.
-    next: Vec<u32>,
+    /// The chunk after each one, in its list or among the free ones. Room for all: what is not used is never touched.
+    next: SharedMemory,
+    /// How many were ever used: those below.
+    ever: u32,
     free_head: u32,
     used: u32,
     peak: u32,
@@ -33,8 +37,8 @@ impl Chunks {
     pub(super) fn new(total: u32) -> io::Result<Self> {
         let memory = SharedMemory::new(c"gmem-zip", (total as usize * CHUNK).max(1))?;
         let list = List {
-            // Room for all of them: what is not used is never touched, and nothing is copied to grow it.
-            next: Vec::with_capacity(total as usize),
+            next: SharedMemory::new(c"gmem-zip-links", (total as usize * LINK).max(1))?,
+            ever: 0,
             free_head: NONE,
             used: 0,
             peak: 0,
@@ -84,7 +88,7 @@ impl Chunks {
         let count = length.div_ceil(CHUNK);
         let mut list = self.lock();
         let last = list.follow(first, count)[count - 1];
-        list.next[last as usize] = list.free_head;
+        list.link(last, list.free_head);
         list.free_head = first;
         list.used -= count as u32;
     }
@@ -97,6 +101,17 @@ impl Chunks {
 }
 
 impl List {
+    /// The chunk after `number`.
+    fn after(&self, number: u32) -> u32 {
+        let mut link = [0; LINK];
+        self.next.read(number as usize * LINK, &mut link);
+        u32::from_ne_bytes(link)
+    }
+
+    fn link(&self, number: u32, next: u32) {
+        self.next.write(number as usize * LINK, &next.to_ne_bytes());
+    }
+
     /// Takes as many chunks as `numbers` has places and links them in that order; all or none.
     fn take(&mut self, numbers: &mut [u32], total: u32) -> Option<()> {
         let count = numbers.len() as u32;
@@ -105,15 +120,15 @@ impl List {
         }
         for number in numbers.iter_mut() {
             if self.free_head == NONE {
-                *number = self.next.len() as u32;
-                self.next.push(NONE);
+                *number = self.ever;
+                self.ever += 1;
             } else {
                 *number = self.free_head;
-                self.free_head = self.next[*number as usize];
+                self.free_head = self.after(*number);
             }
         }
         for pair in numbers.windows(2) {
-            self.next[pair[0] as usize] = pair[1];
+            self.link(pair[0], pair[1]);
         }
         self.used += count;
         self.peak = self.peak.max(self.used);
@@ -126,7 +141,7 @@ impl List {
         let mut number = first;
         for place in &mut numbers[..count] {
             *place = number;
-            number = self.next[number as usize];
+            number = self.after(number);
         }
         numbers
     }
