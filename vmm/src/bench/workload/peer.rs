@@ -5,6 +5,9 @@ use crate::bench::BenchError;
 use crate::bench::child::Run;
 use crate::bench::lab::{Kind, Lab, Tuning};
 
+/// How much faster a way must be than the one tried before, so that it is not chosen for what one run differs from the next.
+const CLEARLY: f64 = 1.05;
+
 /// A guest on plain memory in a control group with a limit.
 pub(super) struct Peer {
     /// What it and its monitor may have in memory, bytes.
@@ -36,7 +39,7 @@ impl Peer {
             ));
             Ok((rate, tuning))
         };
-        let faster = |a: (f64, Tuning), b: (f64, Tuning)| if b.0 > a.0 { b } else { a };
+        let faster = |a: (f64, Tuning), b: (f64, Tuning)| if b.0 > CLEARLY * a.0 { b } else { a };
         let (first, others) = candidates(tier);
         let mut best = attempt(first)?;
         for tuning in others {
