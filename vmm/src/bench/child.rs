@@ -6,9 +6,9 @@
 //! nothing found to reclaim, and the group is killed as out of memory. Whoever reads the statistics brings
 //! them up to date. So they are read every few milliseconds, on both sides of a comparison.
 
-use std::io::{BufRead, BufReader, Write};
+mod looks;
+
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -21,6 +21,9 @@ use super::swap::cgroup::Group;
 use super::swap::device::Device;
 use crate::poll::poll;
 use crate::signals::TerminationSignals;
+use looks::{Asking, Trace};
+
+pub(super) use looks::{Seen, Told};
 
 /// How often the group's statistics are read at first, when the guest may fill it in a few milliseconds, and for how long.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -29,8 +32,6 @@ const FIRST: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(5);
 /// How often the memory system is asked, in such looks: an answer takes it a moment.
 const ASK: u32 = 10;
-/// How long it has to answer.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A directory of this process' own, removed with what is in it when it is dropped.
 #[derive(Debug)]
@@ -70,49 +71,6 @@ pub(super) struct Job<'a> {
     pub(super) workload: &'a str,
     /// Where the kernel swaps to, if it does.
     pub(super) device: Option<&'a Device>,
-}
-
-/// How a run stands, as its host sees it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Seen {
-    /// Bytes of the group that the kernel has swapped.
-    pub(super) swapped: f64,
-    /// CPU seconds of threads that the guest waits for: vCPUs and fault handlers.
-    pub(super) cpu_waited: f64,
-    /// CPU seconds of all threads.
-    pub(super) cpu_total: f64,
-}
-
-/// How it stands, as it says itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Told {
-    /// Faults that reached the memory system.
-    pub(super) faults: f64,
-    /// Pages that went from the host tier to one below it.
-    pub(super) evicted: f64,
-}
-
-/// What was found when, in seconds since the process was started.
-#[derive(Debug)]
-struct Trace<T>(Vec<(f64, T)>);
-
-impl<T: Copy + Default> Trace<T> {
-    /// From nothing on.
-    fn new() -> Self {
-        Self(vec![(0.0, T::default())])
-    }
-
-    /// How much of `what` there was at `time`; between two findings it is taken to grow evenly.
-    fn at(&self, time: f64, what: fn(&T) -> f64) -> f64 {
-        let after = self.0.partition_point(|(at, _)| *at < time);
-        let (low, before) = &self.0[after.saturating_sub(1)];
-        let (high, then) = &self.0[after.min(self.0.len() - 1)];
-        let share = match high > low {
-            true => (time - low) / (high - low),
-            false => 0.0,
-        };
-        what(before) + share * (what(then) - what(before))
-    }
 }
 
 /// A run that succeeded.
@@ -213,22 +171,13 @@ pub(super) fn run(
             run.swapped_bytes = swapped;
             run.stored = job.device.and_then(Device::stored);
         }
-        if let Ok((cpu_waited, cpu_total)) = cpu_seconds(guest.0.id()) {
-            let seen = Seen {
-                swapped: swapped as f64,
-                cpu_waited,
-                cpu_total,
-            };
-            run.seen.0.push((at, seen));
+        if let Ok(seen) = Seen::of(guest.0.id(), swapped) {
+            run.seen.add(at, seen);
         }
         if looks % ASK == 0
-            && let Some(status) = asking.status(&socket)
+            && let Some(told) = asking.ask(&socket)
         {
-            let told = Told {
-                faults: status["faults"]["cpu"]["count"].as_f64().unwrap_or(0.0),
-                evicted: evicted(&status["migrations"]),
-            };
-            run.told.0.push((at, told));
+            run.told.add(at, told);
         }
         looks += 1;
         let pause = match started.elapsed() < FIRST {
@@ -297,93 +246,5 @@ impl Drop for Guest {
         // After its end both do nothing.
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// A connection to the control socket, once there is one.
-#[derive(Default)]
-struct Asking(Option<BufReader<UnixStream>>);
-
-impl Asking {
-    /// The answer to `status`; `None` if there is none in time.
-    fn status(&mut self, socket: &Path) -> Option<Value> {
-        let stream = match self.0.take() {
-            Some(stream) => stream,
-            None => BufReader::new(UnixStream::connect(socket).ok()?),
-        };
-        let stream = self.0.insert(stream);
-        stream.get_ref().set_read_timeout(Some(PATIENCE)).ok()?;
-        let answer = stream
-            .get_mut()
-            .write_all(b"{\"command\":\"status\"}\n")
-            .and_then(|()| {
-                let mut line = String::new();
-                stream.read_line(&mut line)?;
-                Ok(serde_json::from_str(&line)?)
-            });
-        if answer.is_err() {
-            // What is left of a late answer must not be taken for the next one.
-            self.0 = None;
-        }
-        answer.ok()
-    }
-}
-
-/// Pages that have left the host tier for one below it.
-fn evicted(migrations: &Value) -> f64 {
-    let flows = migrations.as_array().map_or(&[][..], Vec::as_slice);
-    let out = flows
-        .iter()
-        .filter(|flow| flow["from"] == "host" && flow["to"] != "staged" && flow["to"] != "zero");
-    out.filter_map(|flow| flow["pages"].as_f64()).sum()
-}
-
-/// CPU seconds of a process' threads that its guest waits for, and of all of them.
-fn cpu_seconds(pid: u32) -> io::Result<(f64, f64)> {
-    let (mut waited, mut total) = (0.0, 0.0);
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let thread = thread?.path();
-        let name = fs::read_to_string(thread.join("comm"))?;
-        let times = fs::read_to_string(thread.join("schedstat"))?;
-        let nanoseconds = times.split(' ').next().and_then(|word| word.parse().ok());
-        let seconds = nanoseconds.unwrap_or(0.0) / 1e9;
-        total += seconds;
-        if name.starts_with("vcpu") || name.starts_with("fault") {
-            waited += seconds;
-        }
-    }
-    Ok((waited, total))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn between_two_findings_it_grows_evenly() {
-        let trace = Trace(vec![(0.0, 0.0), (1.0, 10.0), (3.0, 20.0)]);
-        for (time, expected) in [
-            (0.0, 0.0),
-            (0.5, 5.0),
-            (1.0, 10.0),
-            (2.0, 15.0),
-            (9.0, 20.0),
-        ] {
-            assert_eq!(trace.at(time, |value| *value), expected, "{time}");
-        }
-        assert_eq!(Trace::<f64>::new().at(1.0, |value| *value), 0.0);
-    }
-
-    #[test]
-    fn what_is_evicted_leaves_the_host_for_a_tier() {
-        let flows = serde_json::json!([
-            {"from": "host", "to": "staged", "pages": 9},
-            {"from": "host", "to": "zero", "pages": 9},
-            {"from": "zip", "to": "host", "pages": 9},
-            {"from": "host", "to": "zip", "pages": 4},
-            {"from": "host", "to": "file", "pages": 3},
-        ]);
-        assert_eq!(evicted(&flows), 7.0);
-        assert_eq!(evicted(&Value::Null), 0.0);
     }
 }

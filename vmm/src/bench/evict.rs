@@ -90,7 +90,9 @@ pub fn measure(
         roomy: pages * 3 / 4 * 4096,
         monitor: 0,
     };
-    evict.monitor = evict.plain(options.seed)?.beyond_guest();
+    if options.swap {
+        evict.monitor = evict.plain(options.seed)?.beyond_guest();
+    }
     let mut samples: [Vec<Sample>; 2] = Default::default();
     for round in 0..options.rounds {
         let seed = options.seed.wrapping_add(round as u64);

@@ -8,7 +8,7 @@ use super::workload::{Figures, Share, Side};
 const WIDTH: f64 = 320.0;
 const HEIGHT: f64 = 220.0;
 const LEFT: f64 = 58.0;
-const RIGHT: f64 = 16.0;
+const RIGHT: f64 = 26.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 44.0;
 /// Panels beside each other.

@@ -3,6 +3,7 @@
 //! The bundled guest works on memory of which a share is local, on top of a tier of this product or of the
 //! kernel's swap in a control group: docs/bench.md says what both have.
 
+mod kind;
 mod peer;
 mod samples;
 
@@ -16,81 +17,8 @@ use crate::signals::TerminationSignals;
 use peer::Peer;
 use samples::{Sample, Samples};
 
+pub use kind::{Tier, Workload};
 pub use samples::Side;
-
-/// What a guest does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Workload {
-    /// Pages in ascending order.
-    Scan,
-    /// Every 17th page.
-    Stride,
-    /// Pages at random.
-    Uniform,
-    /// Pages by Zipf's law.
-    Zipf,
-    /// A hot set, and a scan of the rest.
-    Hotscan,
-    /// A hot set that changes, and pages at random.
-    Phase,
-}
-
-impl Workload {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Scan,
-        Self::Stride,
-        Self::Uniform,
-        Self::Zipf,
-        Self::Hotscan,
-        Self::Phase,
-    ];
-
-    /// The bundled guest's name for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Scan => "scan",
-            Self::Stride => "stride",
-            Self::Uniform => "uniform",
-            Self::Zipf => "zipf",
-            Self::Hotscan => "hotscan",
-            Self::Phase => "phase",
-        }
-    }
-
-    /// The local shares that are measured unless others are asked for, percent.
-    pub fn shares(self) -> &'static [u8] {
-        match self {
-            Self::Scan | Self::Stride => &[25],
-            Self::Uniform | Self::Zipf => &[50],
-            Self::Hotscan | Self::Phase => &[50, 25],
-        }
-    }
-
-    /// What comes next can be known, so that few accesses should need a fault.
-    fn is_foreseeable(self) -> bool {
-        matches!(self, Self::Scan | Self::Stride)
-    }
-}
-
-/// What holds pages that are not local.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Tier {
-    /// Compressed memory, against zram.
-    Zip,
-    /// Other memory, against swap on an uncompressed device in memory.
-    Hbm,
-}
-
-impl Tier {
-    /// As in `--tier`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Zip => "zip",
-            Self::Hbm => "hbm",
-        }
-    }
-}
 
 /// How to measure.
 #[derive(Clone, Debug)]
@@ -168,21 +96,9 @@ pub fn measure(
         signals,
         progress,
     )?;
-    measure_in(&lab, options)
-}
-
-/// The same where guests are run already.
-pub(super) fn measure_in(
-    lab: &Lab<'_>,
-    options: &Options,
-) -> Result<Measured<Figures, Ratios>, BenchError> {
     // What the monitor has for itself is measured once: everything else depends on it.
-    let first = options.plain(lab, 0)?;
-    let monitor_bytes = lab.has_swap().then(|| {
-        first
-            .peak_bytes
-            .saturating_sub(first.tier(0, "used_bytes") as u64)
-    });
+    let first = options.plain(&lab, 0)?;
+    let monitor_bytes = lab.has_swap().then(|| first.beyond_guest());
     let mut pairs: Vec<Pair> = Vec::new();
     for &percent in &options.shares {
         for &tier in &options.tiers {
@@ -194,7 +110,7 @@ pub(super) fn measure_in(
                     limit: local + monitor,
                     ..*known
                 }),
-                (Some(monitor), None) => Some(Peer::choose(lab, options, tier, local + monitor)?),
+                (Some(monitor), None) => Some(Peer::choose(&lab, options, tier, local + monitor)?),
                 (None, _) => None,
             };
             pairs.push(Pair {
@@ -209,9 +125,9 @@ pub(super) fn measure_in(
     }
     let mut plain = Vec::new();
     for round in 0..options.rounds {
-        plain.push(options.plain(lab, round)?.number("ops_per_sec")?);
+        plain.push(options.plain(&lab, round)?.number("ops_per_sec")?);
         for pair in &mut pairs {
-            pair.round(lab, options, round)?;
+            pair.round(&lab, options, round)?;
             let rate = |samples: &Samples| samples.0.last().map_or(0.0, |sample| sample.rate) / 1e3;
             let [ours, swap] = [rate(&pair.ours), rate(&pair.swap)];
             let against = match &pair.peer {

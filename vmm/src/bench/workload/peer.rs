@@ -5,6 +5,9 @@ use crate::bench::BenchError;
 use crate::bench::child::Run;
 use crate::bench::lab::{Kind, Lab, Tuning};
 
+/// How much faster a way must be than the one tried before, so that it is not chosen for what one run differs from the next.
+const CLEARLY: f64 = 1.05;
+
 /// A guest on plain memory in a control group with a limit.
 pub(super) struct Peer {
     /// What it and its monitor may have in memory, bytes.
@@ -20,8 +23,7 @@ impl Peer {
         tier: Tier,
         limit: u64,
     ) -> Result<Self, BenchError> {
-        let mut best: Option<(f64, Tuning)> = None;
-        let mut attempt = |tuning: Tuning| -> Result<Tuning, BenchError> {
+        let attempt = |tuning: Tuning| -> Result<(f64, Tuning), BenchError> {
             let peer = Self { limit, tuning };
             let rate = match peer.run(lab, options, 0) {
                 Ok(run) => run.number("ops_per_sec")?,
@@ -30,27 +32,24 @@ impl Peer {
                 Err(error) => return Err(error),
             };
             lab.progress.line(format!(
-                "swap for {} beside {}, on {}: {:.1} kop/s",
+                "swap for {} beside {}, on {tuning}: {:.1} kop/s",
                 options.workload.name(),
                 tier.name(),
-                tuning,
                 rate / 1e3
             ));
-            let fastest = best
-                .filter(|(fastest, _)| *fastest >= rate)
-                .unwrap_or((rate, tuning));
-            best = Some(fastest);
-            Ok(fastest.1)
+            Ok((rate, tuning))
         };
-        let mut fastest = None;
-        for tuning in candidates(tier) {
-            fastest = Some(attempt(tuning)?);
+        let faster = |a: (f64, Tuning), b: (f64, Tuning)| if b.0 > CLEARLY * a.0 { b } else { a };
+        let (first, others) = candidates(tier);
+        let mut best = attempt(first)?;
+        for tuning in others {
+            best = faster(best, attempt(tuning)?);
         }
-        let fastest = fastest.expect("there are candidates for each tier");
-        let tuning = attempt(Tuning {
+        let huge_pages = Tuning {
             huge_pages: true,
-            ..fastest
-        })?;
+            ..best.1
+        };
+        let (_, tuning) = faster(best, attempt(huge_pages)?);
         Ok(Self { limit, tuning })
     }
 
@@ -66,8 +65,8 @@ impl Peer {
     }
 }
 
-/// What is tried, first without huge pages.
-fn candidates(tier: Tier) -> Vec<Tuning> {
+/// What is tried without huge pages.
+fn candidates(tier: Tier) -> (Tuning, Vec<Tuning>) {
     let with = |device, random, page_cluster| Tuning {
         device,
         random,
@@ -75,12 +74,12 @@ fn candidates(tier: Tier) -> Vec<Tuning> {
         huge_pages: false,
     };
     match tier {
-        Tier::Zip => vec![with(Kind::Zram, false, 0), with(Kind::Zram, false, 3)],
-        Tier::Hbm => vec![
+        Tier::Zip => (with(Kind::Zram, false, 0), vec![with(Kind::Zram, false, 3)]),
+        Tier::Hbm => (
             with(Kind::Zram, true, 0),
-            with(Kind::Loop, false, 0),
-            with(Kind::Loop, false, 3),
-            with(Kind::Loop, false, 5),
-        ],
+            [0, 3, 5]
+                .map(|cluster| with(Kind::Loop, false, cluster))
+                .to_vec(),
+        ),
     }
 }
