@@ -8,6 +8,7 @@
 //! Nothing here passes silently: without userfaultfd or /dev/kvm the tests fail and say what is missing.
 
 mod clean;
+mod copying;
 mod creating;
 mod forking;
 mod huge;
