@@ -9,8 +9,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Moves of more pages than this, on average, are nobody's burden.
-const FEW_PAGES: u64 = 8;
+/// Moves of so many pages or more, on average, are nobody's burden.
+const FEW_PAGES: u64 = 2;
 /// What a move in the background costs where it is dear, nanoseconds.
 const DEAR: u64 = 4000;
 /// After how many pages the background thread is tried again.
