@@ -9,7 +9,7 @@ use crate::page::{BLOCK_PAGES, CLUSTER_PAGES, ClusterNo, PAGE_SIZE, PageNo, Unit
 use crate::policy::Victims;
 use crate::stats::Site;
 use crate::table::lock::Atomic;
-use crate::table::{Entry, Flags, Frame, Guard, Pages, Place, State};
+use crate::table::{Entry, Frame, Guard, Pages, Place, State};
 use std::sync::atomic::AtomicU64;
 
 /// How often a page that the kernel calls busy is tried again.
@@ -265,14 +265,9 @@ impl Engine {
         let moved = self.map_patiently(frames.address(), start, count);
         for index in at..at + moved.pages {
             let entry = pages.entry(index);
-            let mut flags = entry
-                .flags()
-                .without(Flags::WILL_NEED)
-                .without(Flags::ACCESSED);
-            if pages.cluster().page(index) == touched {
-                flags = flags.with(Flags::ACCESSED);
-            }
-            pages.commit(index, Entry::new(State::Mapped, flags.with(Flags::DIRTY)));
+            let is_touched = pages.cluster().page(index) == touched;
+            let flags = self.eviction.arrives(entry, is_touched);
+            pages.commit(index, Entry::new(State::Mapped, flags));
             match entry.state() {
                 State::Held(Place {
                     hnode: Place::RAM, ..

@@ -127,10 +127,8 @@ impl Engine {
                     let slot = frames.keep();
                     for index in at..at + moved.pages {
                         let frame = Frame(slot.0 + (index - at) as u64);
-                        pages.commit(
-                            index,
-                            Entry::held(Place::RAM, frame, pages.entry(index).flags()),
-                        );
+                        let flags = self.eviction.leaves(pages.entry(index));
+                        pages.commit(index, Entry::held(Place::RAM, frame, flags));
                         *out |= 1 << index;
                     }
                 }

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod heat;
 pub mod placement;
+pub mod simulation;
 pub mod streams;
 
 pub use clock::Clock;
@@ -11,7 +12,7 @@ pub use placement::{Choice, Placement, Wanted, Whereabouts};
 pub use streams::Streams;
 
 use crate::page::{ClusterNo, PageNo};
-use crate::table::LogicalPageTable;
+use crate::table::{Entry, Flags, LogicalPageTable};
 
 /// Pages that should leave the guest together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,26 @@ pub enum Victims {
 pub trait Eviction: Send + Sync {
     /// The next victims, all of them mapped a moment ago; `None` if nothing is mapped that may leave.
     fn victims(&self, table: &LogicalPageTable) -> Option<Victims>;
+
+    /// The flags of a page that comes beneath the guest and had `entry` until now: because it was `touched`, or along
+    /// with one that was.
+    fn arrives(&self, entry: Entry, touched: bool) -> Flags {
+        let flags = entry
+            .flags()
+            .without(Flags::WILL_NEED)
+            .without(Flags::ACCESSED);
+        flags.with(Flags::DIRTY).with(if touched {
+            Flags::ACCESSED
+        } else {
+            Flags::NONE
+        })
+    }
+
+    /// The flags of a page that leaves and was mapped with `entry` until now. They come back to `arrives`, unless the
+    /// page turns out to hold zeros.
+    fn leaves(&self, entry: Entry) -> Flags {
+        entry.flags()
+    }
 }
 
 /// Chooses what comes along when a page is touched that is not there.

@@ -9,6 +9,7 @@ pub mod fault;
 mod floor;
 mod guest;
 pub mod host;
+pub mod policy;
 pub mod resident;
 pub mod result;
 pub mod statistics;

@@ -1,6 +1,7 @@
 //! `gmem bench`: what this product costs, measured here and now.
 
 mod accel;
+mod policy;
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,6 +11,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use accel::AccelArgs;
+use policy::PolicyArgs;
 
 use super::run::Failure;
 use super::size;
@@ -41,6 +43,8 @@ enum Experiment {
     Resident(ResidentArgs),
     /// Accelerators that share the guest's memory: placement, weights that stream, faults
     Accel(AccelArgs),
+    /// Who leaves memory: misses of the engine's policy and of others, simulated
+    Policy(PolicyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -112,7 +116,10 @@ pub fn execute(args: BenchArgs) -> ExitCode {
 fn run(experiment: Experiment) -> Result<(), Failure> {
     let host = Host::this();
     let lacks = |error: HostLacks| Failure::new(ExitCode::HostLacks, error);
-    require_kvm(&host).map_err(lacks)?;
+    // What is simulated needs nothing of the host.
+    if !matches!(experiment, Experiment::Policy(_)) {
+        require_kvm(&host).map_err(lacks)?;
+    }
     let signals =
         TerminationSignals::block().map_err(|error| Failure::new(ExitCode::HostLacks, error))?;
     let status = StatusLine::on_stderr();
@@ -150,6 +157,13 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
             let measured = bench::accel::measure(&options, &signals, &status).map_err(failed)?;
             json.write(&measured)?;
             print(&accel::text(&measured))
+        }
+        Experiment::Policy(args) => {
+            let options = args.options();
+            let json = JsonFile::create(args.json)?;
+            let measured = bench::policy::measure(&options, &signals, &status).map_err(failed)?;
+            json.write(&measured)?;
+            print(&policy::text(&measured))
         }
     }
 }
