@@ -217,7 +217,9 @@ fn bench_policy_counts_misses_and_the_optimum_has_the_fewest() {
     assert!(rows.len() > 30, "{result}");
     for row in rows {
         let least = row["belady"].as_u64().unwrap();
-        for policy in ["lru", "clock", "arc", "s3fifo", "sieve", "engine"] {
+        for policy in [
+            "lru", "clock", "arc", "s3fifo", "sieve", "density", "engine",
+        ] {
             assert!(row[policy].as_u64().unwrap() >= least, "{row}");
         }
     }

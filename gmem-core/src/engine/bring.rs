@@ -265,8 +265,8 @@ impl Engine {
         let moved = self.map_patiently(frames.address(), start, count);
         for index in at..at + moved.pages {
             let entry = pages.entry(index);
-            let is_touched = pages.cluster().page(index) == touched;
-            let flags = self.eviction.arrives(entry, is_touched);
+            let page = pages.cluster().page(index);
+            let flags = self.eviction.arrives(page, entry, page == touched);
             pages.commit(index, Entry::new(State::Mapped, flags));
             match entry.state() {
                 State::Held(Place {

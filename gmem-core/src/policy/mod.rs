@@ -1,12 +1,16 @@
 //! Who leaves, who comes along, and where accelerators find what they touch: decisions only, no mechanism.
 
 pub mod clock;
+pub mod density;
 pub mod heat;
+mod occupied;
 pub mod placement;
+mod reuse;
 pub mod simulation;
 pub mod streams;
 
 pub use clock::Clock;
+pub use density::Density;
 pub use heat::Heat;
 pub use placement::{Choice, Placement, Wanted, Whereabouts};
 pub use streams::Streams;
@@ -36,9 +40,10 @@ pub trait Eviction: Send + Sync {
     /// The next victims, all of them mapped a moment ago; `None` if nothing is mapped that may leave.
     fn victims(&self, table: &LogicalPageTable) -> Option<Victims>;
 
-    /// The flags of a page that comes beneath the guest and had `entry` until now: because it was `touched`, or along
-    /// with one that was.
-    fn arrives(&self, entry: Entry, touched: bool) -> Flags {
+    /// The flags of `page`, which comes beneath the guest and had `entry` until now: because it was `touched`, or along
+    /// with one that was. What the policy notes there stays with the page when it leaves, unless it holds zeros.
+    fn arrives(&self, page: PageNo, entry: Entry, touched: bool) -> Flags {
+        let _ = page;
         let flags = entry
             .flags()
             .without(Flags::WILL_NEED)
@@ -48,12 +53,6 @@ pub trait Eviction: Send + Sync {
         } else {
             Flags::NONE
         })
-    }
-
-    /// The flags of a page that leaves and was mapped with `entry` until now. They come back to `arrives`, unless the
-    /// page turns out to hold zeros.
-    fn leaves(&self, entry: Entry) -> Flags {
-        entry.flags()
     }
 }
 

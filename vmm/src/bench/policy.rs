@@ -1,4 +1,4 @@
-//! Who leaves memory: misses of the engine's policy against those of the literature's best, simulated.
+//! Who leaves memory: misses of our policies against those of the literature's best, simulated.
 //!
 //! Nothing here is timed: the same seed gives the same figures anywhere.
 
@@ -6,11 +6,12 @@ use std::panic::resume_unwind;
 use std::sync::OnceLock;
 use std::thread;
 
-use gmem_core::policy;
+use gmem_core::page::CLUSTER_PAGES;
 use gmem_core::policy::simulation::traces::{KINDS, Kind, Shape};
 use gmem_core::policy::simulation::{
     Arc, Clock, Lru, Managed, Replacement, S3Fifo, Seen, Sieve, belady, misses,
 };
+use gmem_core::policy::{self, Eviction};
 use serde::Serialize;
 
 use super::{BenchError, Measured, Progress, Summary};
@@ -57,18 +58,22 @@ pub struct Row {
     pub s3fifo: u64,
     /// SIEVE.
     pub sieve: u64,
-    /// The engine's policy, where it sees all uses.
-    pub engine: u64,
+    /// Hit density, where it sees all uses.
+    pub density: u64,
     /// Where it sees faults only.
-    pub engine_faults: u64,
+    pub density_faults: u64,
     /// Where it sees faults, and all uses of one page in eight.
-    pub engine_sampled: u64,
+    pub density_sampled: u64,
+    /// What the engine runs, where it sees faults only: as it does.
+    pub engine: u64,
     /// Touches that found a page staged, likewise: no misses.
-    pub rescues: u64,
+    pub rescues_density: u64,
     /// Where it sees faults only.
-    pub rescues_faults: u64,
+    pub rescues_density_faults: u64,
     /// Where it sees a part.
-    pub rescues_sampled: u64,
+    pub rescues_density_sampled: u64,
+    /// With what the engine runs.
+    pub rescues_engine: u64,
 }
 
 impl Row {
@@ -88,15 +93,19 @@ impl Row {
         });
         let room = capacity as usize;
         let other = |policy: &mut dyn Replacement| misses(policy, &trace);
-        let engine = |seen| {
-            let eviction = policy::Clock::default();
-            let mut managed = Managed::new(&eviction, PAGES, room, seen);
-            let misses = misses(&mut managed, &trace);
-            (misses, managed.rescues())
+        let managed = |eviction: &dyn Eviction, seen| {
+            let mut managed = Managed::new(eviction, PAGES, room, seen);
+            (misses(&mut managed, &trace), managed.rescues())
         };
-        let (all, rescues) = engine(Seen::All);
-        let (faults, rescues_faults) = engine(Seen::Faults);
-        let (sampled, rescues_sampled) = engine(Seen::Sampled(SAMPLED));
+        let density = |seen| {
+            let density =
+                policy::Density::new(u64::from(PAGES) / CLUSTER_PAGES as u64, room as u64);
+            managed(&density, seen)
+        };
+        let (all, rescues_density) = density(Seen::All);
+        let (faults, rescues_density_faults) = density(Seen::Faults);
+        let (sampled, rescues_density_sampled) = density(Seen::Sampled(SAMPLED));
+        let (engine, rescues_engine) = managed(&policy::Clock::default(), Seen::Faults);
         Self {
             trace: kind.name,
             held_out: kind.held_out,
@@ -108,17 +117,19 @@ impl Row {
             arc: other(&mut Arc::new(PAGES, room)),
             s3fifo: other(&mut S3Fifo::new(PAGES, room)),
             sieve: other(&mut Sieve::new(PAGES, room)),
-            engine: all,
-            engine_faults: faults,
-            engine_sampled: sampled,
-            rescues,
-            rescues_faults,
-            rescues_sampled,
+            density: all,
+            density_faults: faults,
+            density_sampled: sampled,
+            engine,
+            rescues_density,
+            rescues_density_faults,
+            rescues_density_sampled,
+            rescues_engine,
         }
     }
 }
 
-/// The engine's misses over the fewest of the others, of all traces in all sizes of memory; a value a round.
+/// Misses of hit density over the fewest of the others, of all traces in all sizes of memory; a value a round.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Ratios {
     /// Where it is worst.
@@ -129,7 +140,7 @@ pub struct Ratios {
     pub policy_worst_over_best_held_out: Summary,
     /// Their mean.
     pub policy_mean_over_best_held_out: Summary,
-    /// The worst where the engine's policy sees faults only, and the others all uses.
+    /// The worst where it sees faults only, and the others all uses.
     pub policy_worst_over_best_faults: Summary,
     /// The mean, likewise.
     pub policy_mean_over_best_faults: Summary,
@@ -137,6 +148,10 @@ pub struct Ratios {
     pub policy_worst_over_best_sampled: Summary,
     /// The mean, likewise.
     pub policy_mean_over_best_sampled: Summary,
+    /// The worst of what the engine runs.
+    pub engine_worst_over_best: Summary,
+    /// Its mean.
+    pub engine_mean_over_best: Summary,
 }
 
 impl Ratios {
@@ -144,23 +159,25 @@ impl Ratios {
     fn of(rows: &[Row], seeds: &[u64]) -> Self {
         let mean = |ratios: &[f64]| ratios.iter().sum::<f64>() / ratios.len() as f64;
         let worst = |ratios: &[f64]| ratios.iter().copied().fold(0.0, f64::max);
-        let summary = |engine: fn(&Row) -> u64, held_out: bool, of: &dyn Fn(&[f64]) -> f64| {
+        let summary = |policy: fn(&Row) -> u64, held_out: bool, of: &dyn Fn(&[f64]) -> f64| {
             let round = |seed: &u64| {
                 let wanted = |row: &&Row| row.seed == *seed && (row.held_out || !held_out);
-                let ratio = |row: &Row| engine(row) as f64 / row.best() as f64;
+                let ratio = |row: &Row| policy(row) as f64 / row.best() as f64;
                 of(&rows.iter().filter(wanted).map(ratio).collect::<Vec<_>>())
             };
             Summary::of(&seeds.iter().map(round).collect::<Vec<_>>())
         };
         Self {
-            policy_worst_over_best: summary(|row| row.engine, false, &worst),
-            policy_mean_over_best: summary(|row| row.engine, false, &mean),
-            policy_worst_over_best_held_out: summary(|row| row.engine, true, &worst),
-            policy_mean_over_best_held_out: summary(|row| row.engine, true, &mean),
-            policy_worst_over_best_faults: summary(|row| row.engine_faults, false, &worst),
-            policy_mean_over_best_faults: summary(|row| row.engine_faults, false, &mean),
-            policy_worst_over_best_sampled: summary(|row| row.engine_sampled, false, &worst),
-            policy_mean_over_best_sampled: summary(|row| row.engine_sampled, false, &mean),
+            policy_worst_over_best: summary(|row| row.density, false, &worst),
+            policy_mean_over_best: summary(|row| row.density, false, &mean),
+            policy_worst_over_best_held_out: summary(|row| row.density, true, &worst),
+            policy_mean_over_best_held_out: summary(|row| row.density, true, &mean),
+            policy_worst_over_best_faults: summary(|row| row.density_faults, false, &worst),
+            policy_mean_over_best_faults: summary(|row| row.density_faults, false, &mean),
+            policy_worst_over_best_sampled: summary(|row| row.density_sampled, false, &worst),
+            policy_mean_over_best_sampled: summary(|row| row.density_sampled, false, &mean),
+            engine_worst_over_best: summary(|row| row.engine, false, &worst),
+            engine_mean_over_best: summary(|row| row.engine, false, &mean),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The engine's own policy, on a page table as the engine keeps it.
+//! An engine's policy, on a page table as the engine keeps it.
 //!
 //! What is here and what is staged together fill the capacity. A page that is touched while it is staged comes back
 //! without a miss: that costs a move, is counted apart, and is what the policy learns from where uses are not seen.
@@ -71,7 +71,10 @@ impl<'e> Managed<'e> {
 
     fn enter(&self, page: u32) {
         self.commit(page, |entry| {
-            Entry::new(State::Mapped, self.eviction.arrives(entry, true))
+            Entry::new(
+                State::Mapped,
+                self.eviction.arrives(PageNo(page.into()), entry, true),
+            )
         });
     }
 
@@ -110,7 +113,7 @@ impl<'e> Managed<'e> {
         for page in cluster.pages(mask) {
             let page = page.0 as u32;
             self.commit(page, |entry| {
-                Entry::held(Place::RAM, Frame(0), self.eviction.leaves(entry))
+                Entry::held(Place::RAM, Frame(0), entry.flags())
             });
             // Numbers come again only after the queue has long forgotten them.
             let number = self.staged.back().map_or(0, |(_, last)| last % u32::MAX) + 1;
@@ -176,7 +179,7 @@ mod tests {
             })
         }
 
-        fn arrives(&self, _: Entry, _: bool) -> Flags {
+        fn arrives(&self, _: PageNo, _: Entry, _: bool) -> Flags {
             Flags::NONE
         }
     }

@@ -1,8 +1,8 @@
 //! Replacement, simulated: exact misses of a trace of pages, for the policies of the literature, for the optimum,
-//! and for the engine's own.
+//! and for our own.
 //!
 //! Pages are numbers below the trace's footprint. Memory is empty at first, so that first touches count as misses.
-//! [`Managed`] runs the very [`Eviction`](super::Eviction) that the engine runs, on a real page table.
+//! [`Managed`] runs any [`Eviction`](super::Eviction), as the engine would, on a real page table.
 
 mod arc;
 mod belady;
