@@ -205,3 +205,29 @@ fn bench_refuses_a_result_that_it_could_not_write_and_sizes_that_it_cannot_use()
         assert_eq!(finished.code(), 2, "{finished:?}");
     }
 }
+
+#[test]
+fn bench_policy_counts_misses_and_the_optimum_has_the_fewest() {
+    let dir = TempDir::new();
+    let json = dir.path().join("policy.json");
+    let path = json.to_str().unwrap();
+    let finished = run(&[
+        "bench", "policy", "--rounds", "1", "--seed", "5", "--json", path,
+    ]);
+    assert_eq!(finished.code(), 0, "{finished:?}");
+    let result: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    expect_header(&result, "policy", 1);
+    let rows = result["figures"]["traces"].as_array().unwrap();
+    assert!(rows.len() > 30, "{result}");
+    for row in rows {
+        let least = row["belady"].as_u64().unwrap();
+        for policy in [
+            "lru", "clock", "arc", "s3fifo", "sieve", "density", "engine",
+        ] {
+            assert!(row[policy].as_u64().unwrap() >= least, "{row}");
+        }
+    }
+    for key in ["policy_worst_over_best", "policy_mean_over_best"] {
+        expect_summary(&result["ratios"][key], 1);
+    }
+}

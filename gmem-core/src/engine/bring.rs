@@ -9,7 +9,7 @@ use crate::page::{BLOCK_PAGES, CLUSTER_PAGES, ClusterNo, PAGE_SIZE, PageNo, Unit
 use crate::policy::Victims;
 use crate::stats::Site;
 use crate::table::lock::Atomic;
-use crate::table::{Entry, Flags, Frame, Guard, Pages, Place, State};
+use crate::table::{Entry, Frame, Guard, Pages, Place, State};
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
@@ -289,14 +289,9 @@ impl Engine {
     ) {
         for index in at..at + count {
             let entry = pages.entry(index);
-            let mut flags = entry
-                .flags()
-                .without(Flags::WILL_NEED)
-                .without(Flags::ACCESSED);
-            if pages.cluster().page(index) == touched {
-                flags = flags.with(Flags::ACCESSED);
-            }
-            pages.commit(index, Entry::new(State::Mapped, flags.with(Flags::DIRTY)));
+            let page = pages.cluster().page(index);
+            let flags = self.eviction.arrives(page, entry, page == touched);
+            pages.commit(index, Entry::new(State::Mapped, flags));
             match entry.state() {
                 State::Held(Place {
                     hnode: Place::RAM, ..

@@ -132,10 +132,8 @@ impl Engine {
                     let slot = frames.keep();
                     for index in at..at + moved.pages {
                         let frame = Frame(slot.0 + (index - at) as u64);
-                        pages.commit(
-                            index,
-                            Entry::held(Place::RAM, frame, pages.entry(index).flags()),
-                        );
+                        let flags = pages.entry(index).flags();
+                        pages.commit(index, Entry::held(Place::RAM, frame, flags));
                         *out |= 1 << index;
                     }
                 }

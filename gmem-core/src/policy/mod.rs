@@ -1,17 +1,22 @@
 //! Who leaves, who comes along, and where accelerators find what they touch: decisions only, no mechanism.
 
 pub mod clock;
+pub mod density;
 pub mod heat;
+mod occupied;
 pub mod placement;
 pub mod prefetch;
+mod reuse;
+pub mod simulation;
 
 pub use clock::Clock;
+pub use density::Density;
 pub use heat::Heat;
 pub use placement::{Choice, Placement, Wanted, Whereabouts};
 pub use prefetch::{Plan, Prefetch, Streams};
 
-use crate::page::ClusterNo;
-use crate::table::LogicalPageTable;
+use crate::page::{ClusterNo, PageNo};
+use crate::table::{Entry, Flags, LogicalPageTable};
 
 /// Pages that should leave the guest together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,4 +39,19 @@ pub enum Victims {
 pub trait Eviction: Send + Sync {
     /// The next victims, all of them mapped a moment ago; `None` if nothing is mapped that may leave.
     fn victims(&self, table: &LogicalPageTable) -> Option<Victims>;
+
+    /// The flags of `page`, which comes beneath the guest and had `entry` until now: because it was `touched`, or along
+    /// with one that was. What the policy notes there stays with the page when it leaves, unless it holds zeros.
+    fn arrives(&self, page: PageNo, entry: Entry, touched: bool) -> Flags {
+        let _ = page;
+        let flags = entry
+            .flags()
+            .without(Flags::WILL_NEED)
+            .without(Flags::ACCESSED);
+        flags.with(Flags::DIRTY).with(if touched {
+            Flags::ACCESSED
+        } else {
+            Flags::NONE
+        })
+    }
 }

@@ -33,18 +33,21 @@ impl Place {
     pub const MAX_HNODE: u8 = 15;
 }
 
-/// An hnode's name for one of its frames: 48 bits.
+/// An hnode's name for one of its frames: 36 bits, of pages 256 TiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frame(pub u64);
 
 impl Frame {
     /// The largest name of a frame.
-    pub const MAX: u64 = (1 << 48) - 1;
+    pub const MAX: u64 = (1 << 36) - 1;
 }
 
-/// Modifiers of an entry.
+/// Modifiers of an entry, and what is known of the page's uses.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flags(u8);
+pub struct Flags(u32);
+
+/// Bits of a history, and how far up they stand in the flags.
+const HISTORY: (u32, u32) = (16, 4);
 
 impl Flags {
     /// No flag.
@@ -58,7 +61,17 @@ impl Flags {
     /// The guest said that it will need it.
     pub const WILL_NEED: Self = Self(8);
 
-    /// Both sets of flags.
+    /// The eviction policy's notes of the page's uses: 16 bits, zero of a page that it has not seen.
+    pub const fn history(self) -> u16 {
+        (self.0 >> HISTORY.1) as u16
+    }
+
+    /// The same flags with other notes.
+    pub const fn with_history(self, history: u16) -> Self {
+        Self(self.0 & !(0xffff << HISTORY.1) | (history as u32) << HISTORY.1)
+    }
+
+    /// Both sets of flags; notes in one of them at most.
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
@@ -100,10 +113,15 @@ impl fmt::Debug for Flags {
 /// | 0 | lock, owned by [`Word`](super::lock::Word) |
 /// | 1 to 3 | state |
 /// | 4 to 7 | hnode |
-/// | 8 to 15 | flags |
-/// | 16 to 63 | frame |
+/// | 8 to 11 | modifiers |
+/// | 12 to 27 | history |
+/// | 28 to 63 | frame |
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Entry(u64);
+
+/// The flags' bits, and where the frame begins.
+const FLAGS: u32 = (1 << (HISTORY.0 + HISTORY.1)) - 1;
+const FRAME: u32 = 8 + HISTORY.0 + HISTORY.1;
 
 const UNTOUCHED: u64 = 0;
 const MAPPED: u64 = 1;
@@ -119,7 +137,7 @@ impl Entry {
             State::Mapped => (MAPPED, 0),
             State::Held(place) => {
                 debug_assert!(place.hnode <= Place::MAX_HNODE && place.frame.0 <= Frame::MAX);
-                (HELD, (place.hnode as u64) << 4 | place.frame.0 << 16)
+                (HELD, (place.hnode as u64) << 4 | place.frame.0 << FRAME)
             }
             State::Split => (SPLIT, 0),
             State::InBlock => (IN_BLOCK, 0),
@@ -149,7 +167,7 @@ impl Entry {
             MAPPED => State::Mapped,
             HELD => State::Held(Place {
                 hnode: (self.0 >> 4 & 0xf) as u8,
-                frame: Frame(self.0 >> 16),
+                frame: Frame(self.0 >> FRAME),
             }),
             SPLIT => State::Split,
             _ => State::InBlock,
@@ -158,12 +176,12 @@ impl Entry {
 
     /// The flags.
     pub const fn flags(self) -> Flags {
-        Flags((self.0 >> 8) as u8)
+        Flags((self.0 >> 8) as u32 & FLAGS)
     }
 
     /// The same entry with other flags.
     pub const fn with_flags(self, flags: Flags) -> Self {
-        Self(self.0 & !(0xff << 8) | (flags.0 as u64) << 8)
+        Self(self.0 & !((FLAGS as u64) << 8) | (flags.0 as u64) << 8)
     }
 
     /// What the entry of page `index` of a block says when this entry is the whole block's.
@@ -192,11 +210,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_entry_gives_back_what_was_put_in(hnode in 0u8..16, frame in 0u64..=Frame::MAX, flags in 0u8..16) {
+        fn an_entry_gives_back_what_was_put_in(hnode in 0u8..16, frame in 0u64..=Frame::MAX, flags in 0u32..16, history: u16) {
             let place = Place { hnode, frame: Frame(frame) };
-            let entry = Entry::new(State::Held(place), Flags(flags));
+            let flags = Flags(flags).with_history(history);
+            let entry = Entry::new(State::Held(place), flags);
             prop_assert_eq!(entry.state(), State::Held(place));
-            prop_assert_eq!(entry.flags(), Flags(flags));
+            prop_assert_eq!(entry.flags(), flags);
+            prop_assert_eq!(entry.flags().history(), history);
             prop_assert_eq!(Entry::from_bits(entry.bits() | 1), entry);
             prop_assert_eq!(entry.bits() & 1, 0);
         }

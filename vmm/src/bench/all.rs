@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::plot::Panel;
 use super::workload::{self, Tier, Workload};
-use super::{BenchError, Measured, Progress, Ratios, evict, fault, resident, scaling};
+use super::{BenchError, Measured, Progress, Ratios, evict, fault, policy, resident, scaling};
 use crate::signals::TerminationSignals;
 
 /// How to measure.
@@ -70,6 +70,7 @@ pub fn measure(
         parts.push(asked.workload(workload)?);
     }
     parts.push(asked.evict()?);
+    parts.push(asked.policy()?);
     let mut figures = Figures::new();
     let mut ratios = Ratios::new();
     let mut panels = Vec::new();
@@ -140,6 +141,14 @@ impl Asked<'_> {
             panel: Some(Panel::of(workload.name(), &measured.figures)),
             ..Part::of(&measured)?
         })
+    }
+
+    fn policy(&self) -> Result<Part, BenchError> {
+        let options = policy::Options {
+            seed: self.options.seed,
+            rounds: self.options.rounds,
+        };
+        Part::of(&policy::measure(&options, self.signals, self.progress)?)
     }
 
     fn evict(&self) -> Result<Part, BenchError> {

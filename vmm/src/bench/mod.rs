@@ -14,6 +14,7 @@ mod guest;
 pub mod host;
 pub mod lab;
 pub mod plot;
+pub mod policy;
 pub mod resident;
 pub mod result;
 pub mod scaling;
@@ -30,7 +31,7 @@ use gmem_wire::exit;
 pub use result::{Measured, Ratios, Summary};
 
 /// Where an experiment tells how far it is, and learns that it should end.
-pub trait Progress {
+pub trait Progress: Sync {
     /// One line about what has been done.
     fn line(&self, text: String);
 }

@@ -25,6 +25,8 @@ impl Target {
         Some(match without_tier {
             "fault_p50_over_floor" => Self::AtMost(1.1),
             "fault_p99_over_floor" => Self::AtMost(1.3),
+            "policy_worst_over_best" => Self::AtMost(1.05),
+            "policy_mean_over_best" => Self::AtMost(1.0),
             "scaling_over_floor" => Self::AtLeast(0.9),
             "resident_over_plain" => Self::AtLeast(0.99),
             "scan_25" | "stride_25" => Self::Aim {

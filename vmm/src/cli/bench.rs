@@ -5,6 +5,7 @@ mod all;
 mod evict;
 mod fault;
 mod file;
+mod policy;
 mod resident;
 mod scaling;
 mod text;
@@ -20,6 +21,7 @@ use all::AllArgs;
 use evict::EvictArgs;
 use fault::FaultArgs;
 use file::ResultFile;
+use policy::PolicyArgs;
 use resident::ResidentArgs;
 use scaling::ScalingArgs;
 use workload::WorkloadArgs;
@@ -72,6 +74,8 @@ enum Experiment {
     All(AllArgs),
     /// Accelerators that share the guest's memory: placement, weights that stream, faults
     Accel(AccelArgs),
+    /// Who leaves memory: misses of the engine's policy and of others, simulated
+    Policy(PolicyArgs),
 }
 
 fn memory(text: &str) -> Result<u64, String> {
@@ -105,8 +109,11 @@ pub fn execute(args: BenchArgs) -> ExitCode {
 fn run(experiment: Experiment) -> Result<(), Failure> {
     let host = Host::this();
     let lacks = |error: HostLacks| Failure::new(ExitCode::HostLacks, error);
-    require_kvm(&host).map_err(lacks)?;
-    if !matches!(experiment, Experiment::Resident(_)) {
+    // What is simulated needs nothing of the host.
+    if !matches!(experiment, Experiment::Policy(_)) {
+        require_kvm(&host).map_err(lacks)?;
+    }
+    if !matches!(experiment, Experiment::Policy(_) | Experiment::Resident(_)) {
         require_kernel(&host).map_err(lacks)?;
         require_userfaultfd(&host).map_err(lacks)?;
     }
@@ -170,6 +177,12 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
             let json = ResultFile::create(args.json)?;
             let measured = bench::accel::measure(&options, &signals, &status);
             finish(json, measured, accel::text)
+        }
+        Experiment::Policy(args) => {
+            let options = args.options();
+            let json = ResultFile::create(args.json)?;
+            let measured = bench::policy::measure(&options, &signals, &status);
+            finish(json, measured, policy::text)
         }
     }
 }

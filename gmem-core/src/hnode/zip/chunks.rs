@@ -83,9 +83,8 @@ impl Chunks {
         }
     }
 
-    /// Gives back the chunks of the `length` bytes stored at `first`.
-    pub(super) fn free_list(&self, first: u32, length: usize) {
-        let count = length.div_ceil(CHUNK);
+    /// Gives back the `count` chunks of what is stored at `first`.
+    pub(super) fn free_list(&self, first: u32, count: usize) {
         let mut list = self.lock();
         let last = list.follow(first, count)[count - 1];
         list.link(last, list.free_head);

@@ -5,8 +5,8 @@
 //! certainly fit (all of them incompressible) is exact. Pages that do not compress are stored as they
 //! are. Pages filled with one 64-bit value take no chunk: see [`fill`].
 //!
-//! A frame's name has the number of the first chunk in bits 0 to 31 and the stored length in bits 32 to
-//! 47; length 0 is a filled page.
+//! A frame's name has the number of the first chunk in bits 0 to 30 and how many chunks there are in bits 31 to 35:
+//! none of a filled page, 16 of one that is stored as it is. Compressed bytes come after their length, 2 bytes.
 
 mod chunks;
 pub mod fill;
@@ -22,6 +22,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A page is stored as it is if compression does not save at least a chunk.
 const WORTH_IT: usize = PAGE_SIZE - chunks::CHUNK;
 
+/// Where a name says how many chunks there are.
+const COUNT: u32 = 31;
+/// Bytes of the length before compressed bytes.
+const LENGTH: usize = size_of::<u16>();
+
+/// The number of the first chunk, or of the fill, and how many chunks there are.
+fn parts(frame: Frame) -> (u32, usize) {
+    let first = frame.0 & ((1 << COUNT) - 1);
+    (first as u32, (frame.0 >> COUNT) as usize)
+}
+
 /// Compressed memory.
 pub struct Zip {
     name: String,
@@ -32,9 +43,9 @@ pub struct Zip {
 }
 
 impl Zip {
-    /// Room for `bytes` of stored bytes and the metadata that goes with them, in a memfd named `gmem-zip`.
+    /// Room for `bytes` (at most 520 GiB are used) of stored bytes and the metadata that goes with them, in a memfd named `gmem-zip`.
     pub fn new(name: impl Into<String>, bytes: u64) -> io::Result<Self> {
-        let count = (bytes / chunks::COST as u64).min(u64::from(u32::MAX - 1)) as u32;
+        let count = (bytes / chunks::COST as u64).min((1 << COUNT) - 1) as u32;
         Ok(Self {
             name: name.into(),
             capacity: bytes,
@@ -52,7 +63,7 @@ impl Zip {
 
 thread_local! {
     /// Where compressed bytes are gathered; a page that does not compress needs a little more than a page.
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; lz4_flex::block::get_maximum_output_size(PAGE_SIZE)]);
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; LENGTH + lz4_flex::block::get_maximum_output_size(PAGE_SIZE)]);
 }
 
 impl Hnode for Zip {
@@ -102,37 +113,46 @@ impl Hnode for Zip {
             return Ok(self.stored(u64::from(index)));
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let length = lz4_flex::block::compress_into(bytes, scratch).unwrap_or(PAGE_SIZE);
-            let bytes = if length <= WORTH_IT {
-                &scratch[..length]
+            let length = lz4_flex::block::compress_into(bytes, &mut scratch[LENGTH..]);
+            let length = length.unwrap_or(PAGE_SIZE);
+            let bytes = if LENGTH + length <= WORTH_IT {
+                scratch[..LENGTH].copy_from_slice(&(length as u16).to_ne_bytes());
+                &scratch[..LENGTH + length]
             } else {
                 bytes
             };
             let first = self.chunks.store(bytes).ok_or(StoreError::Full)?;
-            Ok(self.stored(u64::from(first) | (bytes.len() as u64) << 32))
+            let count = bytes.len().div_ceil(chunks::CHUNK) as u64;
+            Ok(self.stored(u64::from(first) | count << COUNT))
         })
     }
 
     fn load(&self, frame: Frame, into: &mut [u8]) -> Result<(), LoadError> {
-        let (first, length) = (frame.0 as u32, (frame.0 >> 32) as usize);
-        match length {
+        let (first, count) = parts(frame);
+        match count {
             0 => {
                 let value = self.fills.value(first).to_ne_bytes();
                 into.chunks_exact_mut(8)
                     .for_each(|word| word.copy_from_slice(&value));
                 Ok(())
             }
-            PAGE_SIZE => {
+            chunks::PER_PAGE => {
                 self.chunks.load(first, into);
                 Ok(())
             }
             _ => SCRATCH.with_borrow_mut(|scratch| {
-                self.chunks.load(first, &mut scratch[..length]);
+                let stored = &mut scratch[..count * chunks::CHUNK];
+                self.chunks.load(first, stored);
                 let damaged = |detail| LoadError::Damaged {
                     frame: frame.0,
                     detail,
                 };
-                match lz4_flex::block::decompress_into(&scratch[..length], into) {
+                let (length, rest) = stored.split_at(LENGTH);
+                let length = usize::from(u16::from_ne_bytes([length[0], length[1]]));
+                let compressed = rest
+                    .get(..length)
+                    .ok_or_else(|| damaged(format!("{length} bytes in {count} chunks of 256")))?;
+                match lz4_flex::block::decompress_into(compressed, into) {
                     Ok(PAGE_SIZE) => Ok(()),
                     Ok(other) => Err(damaged(format!("{other} bytes instead of {PAGE_SIZE}"))),
                     Err(error) => Err(damaged(error.to_string())),
@@ -142,15 +162,15 @@ impl Hnode for Zip {
     }
 
     fn takes_room(&self, frame: Frame) -> bool {
-        frame.0 >> 32 != 0
+        parts(frame).1 != 0
     }
 
     fn free(&self, frame: Frame, unit: Unit) {
         debug_assert_eq!(unit, Unit::Page, "zip names no frame for a block");
         self.pages.fetch_sub(1, Ordering::Relaxed);
-        match frame.0 >> 32 {
-            0 => self.fills.release(frame.0 as u32),
-            length => self.chunks.free_list(frame.0 as u32, length as usize),
+        match parts(frame) {
+            (fill, 0) => self.fills.release(fill),
+            (first, count) => self.chunks.free_list(first, count),
         }
     }
 }
