@@ -18,6 +18,7 @@
 //! | `free` | pages that the guest gives back, nowhere |
 //! | `reclaim` | decides when, by watermarks |
 //! | `duty` | decides who, by what it costs |
+//! | `observe` | nothing: notes which mapped pages are used, where somebody can tell |
 //!
 //! # Invariants
 //!
@@ -40,6 +41,7 @@ mod foresight;
 mod free;
 mod gate;
 mod migrate;
+mod observe;
 mod pass_on;
 mod reclaim;
 mod sizes;

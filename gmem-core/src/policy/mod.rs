@@ -2,11 +2,13 @@
 
 pub mod clock;
 pub mod heat;
+pub mod hotness;
 pub mod placement;
 pub mod prefetch;
 
 pub use clock::Clock;
 pub use heat::Heat;
+pub use hotness::{Hotness, Rounds};
 pub use placement::{Choice, Placement, Wanted, Whereabouts};
 pub use prefetch::{Plan, Prefetch, Streams};
 

@@ -75,6 +75,7 @@ pub(super) struct Armed {
     pub(super) engine: Arc<Engine>,
     // Threads before the descriptor: nobody must read from it when it is closed.
     _service: Service,
+    pub(super) userfault: Arc<Userfault>,
 }
 
 impl Armed {
@@ -122,7 +123,7 @@ impl Armed {
         adopt(ram, &engine)?;
         let parts = Parts {
             engine: Arc::clone(&engine),
-            userfault,
+            userfault: Arc::clone(&userfault),
             ram: Arc::clone(ram),
             failure: Arc::clone(failure),
         };
@@ -130,6 +131,7 @@ impl Armed {
         Ok(Self {
             engine,
             _service: service,
+            userfault,
         })
     }
 }

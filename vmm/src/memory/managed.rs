@@ -8,6 +8,7 @@ use gmem_core::page::{PAGE_SIZE, Unit};
 
 use super::arming::{ArmError, Armed, step};
 use super::failure::Failure;
+use super::page_use::{PageUse, PageUseError};
 use super::pagemap::Pagemap;
 use super::plan::Plan;
 use super::plugging::Plugged;
@@ -31,6 +32,8 @@ pub struct ManagedMemory {
     /// Of the vCPUs, once they are known.
     cpus: OnceLock<Vec<usize>>,
     armed: OnceLock<Armed>,
+    /// Set: accelerators share it.
+    shared: OnceLock<()>,
     /// Held, not to write, by who changes which pages of plain memory are present; to write while these are
     /// counted.
     arming: RwLock<()>,
@@ -69,6 +72,7 @@ impl ManagedMemory {
             plan: plan.map(Mutex::new),
             cpus: OnceLock::new(),
             armed: OnceLock::new(),
+            shared: OnceLock::new(),
             arming: RwLock::default(),
             server: None,
             serving: OnceLock::new(),
@@ -112,6 +116,7 @@ impl ManagedMemory {
 
     /// The same for memory that accelerators share: it is armed whether it fits or not.
     pub fn arm_for_accelerators(&self, cpus: &[usize]) -> Result<(), ArmError> {
+        let _ = self.shared.set(());
         self.arm_if_needed(cpus)?;
         match self.engine() {
             Some(_) => Ok(()),
@@ -212,6 +217,19 @@ impl ManagedMemory {
             .mapped()
             .map(|region| present(region.start, region.size))
             .sum()
+    }
+
+    /// Who can tell which pages the vCPUs use; `None` for memory that is plain, or shared with accelerators, whose
+    /// copies are write-protected.
+    ///
+    /// # Errors
+    /// See [`PageUseError`].
+    pub fn page_use(&self) -> Result<Option<PageUse>, PageUseError> {
+        let cpus = self.cpus.get().map_or(&[][..], Vec::as_slice);
+        let armed = self.armed.get().filter(|_| self.shared.get().is_none());
+        armed
+            .map(|armed| PageUse::open(&self.ram, &armed.userfault, cpus))
+            .transpose()
     }
 
     /// Whether somebody else serves the memory.

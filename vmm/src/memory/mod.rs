@@ -11,6 +11,7 @@ pub mod freeing;
 mod in_place;
 pub mod managed;
 mod mmu;
+pub mod page_use;
 pub mod pagemap;
 pub mod plan;
 pub mod plugging;
