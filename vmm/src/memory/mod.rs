@@ -18,6 +18,7 @@ pub mod plugging;
 pub mod ram;
 pub mod server;
 mod service;
+pub mod swap;
 pub mod userfault;
 
 pub use gmem_core::reserve;
