@@ -79,6 +79,8 @@ fn tiers_that_make_no_sense_end_with_2_and_a_remedy() {
         (&["host:128M", "hbm:1G,gbps=-1"], &["gbps=-1", "positive"]),
         (&["host:128M", "zip:1G,level=3"], &["'level'", "zip"]),
         (&["host:128M", "file:1G"], &["path=FILE"]),
+        (&["host:128M", "swap:1G", "zip:1G"], &["and no other"]),
+        (&["host:128M", "swap:256M"], &["384M", "make a tier larger"]),
         (&["host:128M", "file:1G,path="], &["path=FILE"]),
         (
             &["host:128M", "file:1G,path=a", "file:1G,path=a"],

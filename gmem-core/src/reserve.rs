@@ -164,6 +164,15 @@ impl Reservation {
         self.advise(offset, len, libc::MADV_DONTNEED)
     }
 
+    /// Tells the kernel that the pages of `[offset, offset + len)` were not used lately (`MADV_COLD`): it forgets that they
+    /// were, and takes them first if it is short of memory.
+    ///
+    /// # Errors
+    /// `EINVAL` for a range that is unaligned or not inside.
+    pub fn cool(&self, offset: usize, len: usize) -> io::Result<()> {
+        self.advise(offset, len, libc::MADV_COLD)
+    }
+
     /// Makes `[offset, offset + len)` inaccessible for good: a hole.
     ///
     /// # Errors

@@ -192,8 +192,13 @@ impl Drop for Running {
 /// The binary with `args`, in a process group of its own.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gmem"));
+    command.args(args);
+    prepared(command)
+}
+
+/// `command`, which becomes the binary, in a process group of its own, its output to be read.
+pub fn prepared(mut command: Command) -> Command {
     command
-        .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

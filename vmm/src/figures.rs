@@ -44,14 +44,22 @@ impl Figures {
             figures.faults = faults(snapshot);
             figures.migrations = migrations(memory);
         } else if let Some(budget) = memory.budget() {
+            let swapped = memory.swapped();
             figures.memory.tiers.push(Tier {
                 name: "host".into(),
                 kind: "host".into(),
                 capacity_bytes: budget,
                 used_bytes: resident,
-                // Plain memory only grows.
-                peak_bytes: resident,
+                // Without swap plain memory only grows.
+                peak_bytes: swapped.map_or(resident, |(_, of)| of.resident_peak.max(resident)),
             });
+            figures.memory.tiers.extend(swapped.map(|(bytes, of)| Tier {
+                name: "swap".into(),
+                kind: "swap".into(),
+                capacity_bytes: bytes,
+                used_bytes: of.swapped,
+                peak_bytes: of.swapped_peak,
+            }));
         }
         figures
     }
@@ -111,11 +119,13 @@ fn migrations(memory: &ManagedMemory) -> Vec<Migration> {
 
 /// RssAnon and RssFile of this process, bytes.
 fn process_bytes() -> u64 {
+    status_bytes("RssAnon:") + status_bytes("RssFile:")
+}
+
+/// A size that `/proc/self/status` gives, bytes; 0 if it does not.
+pub(crate) fn status_bytes(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
-    };
-    let kib = field("RssAnon:").unwrap_or(0) + field("RssFile:").unwrap_or(0);
-    kib * 1024
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }

@@ -96,7 +96,7 @@ pub struct Memory {
 pub struct Tier {
     /// Its name, unique in the report.
     pub name: String,
-    /// `host`, `hbm`, `zip` or `file`.
+    /// `host`, `hbm`, `zip`, `file` or `swap`.
     pub kind: String,
     /// What it can hold.
     pub capacity_bytes: u64,

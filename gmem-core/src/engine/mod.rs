@@ -19,6 +19,7 @@
 //! | `free` | pages that the guest gives back, nowhere |
 //! | `reclaim` | decides when, by watermarks |
 //! | `duty` | decides who, by what it costs |
+//! | `observe` | nothing: notes which mapped pages are used, where somebody can tell |
 //!
 //! # Invariants
 //!
@@ -42,6 +43,7 @@ mod foresight;
 mod free;
 mod gate;
 mod migrate;
+mod observe;
 mod pass_on;
 mod reclaim;
 mod sizes;

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod density;
 pub mod heat;
+pub mod hotness;
 mod occupied;
 pub mod placement;
 pub mod prefetch;
@@ -12,6 +13,7 @@ pub mod simulation;
 pub use clock::Clock;
 pub use density::Density;
 pub use heat::Heat;
+pub use hotness::{Hotness, Rounds};
 pub use placement::{Choice, Placement, Wanted, Whereabouts};
 pub use prefetch::{Plan, Prefetch, Streams};
 

@@ -26,6 +26,10 @@ pub struct Host {
     pub cpuinfo: PathBuf,
     /// How much memory there is: `/proc/meminfo`.
     pub meminfo: PathBuf,
+    /// The groups that this process is in: `/proc/self/cgroup`.
+    pub cgroup: PathBuf,
+    /// Where they are mounted: `/proc/self/mountinfo`.
+    pub mountinfo: PathBuf,
     /// Loaded kernel modules: `/sys/module`.
     pub modules: PathBuf,
     /// Settings of transparent huge pages: `/sys/kernel/mm/transparent_hugepage`.
@@ -44,6 +48,8 @@ impl Host {
             status: "/proc/self/status".into(),
             cpuinfo: "/proc/cpuinfo".into(),
             meminfo: "/proc/meminfo".into(),
+            cgroup: "/proc/self/cgroup".into(),
+            mountinfo: "/proc/self/mountinfo".into(),
             modules: "/sys/module".into(),
             huge_pages: "/sys/kernel/mm/transparent_hugepage".into(),
         }

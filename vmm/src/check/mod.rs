@@ -18,13 +18,14 @@ mod memory;
 mod render;
 mod require;
 mod requirement;
+mod swap;
 mod userfault;
 
 #[cfg(test)]
 mod tests;
 
 pub use host::Host;
-pub use require::{HostLacks, require_kernel, require_kvm, require_userfaultfd};
+pub use require::{HostLacks, require_kernel, require_kvm, require_swap, require_userfaultfd};
 pub use requirement::{Requirement, Status};
 
 use std::io::{self, Write};
@@ -43,6 +44,7 @@ pub fn required_of(host: &Host) -> Vec<Requirement> {
     all.push(kernel::pagemap_scan());
     all.push(kernel::memfd());
     all.extend(memory::all(host));
+    all.push(swap::swap(host));
     all.push(cpu::allowed());
     all
 }

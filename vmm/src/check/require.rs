@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{Host, Requirement, Status, kernel, kvm, userfault};
+use super::{Host, Requirement, Status, kernel, kvm, swap, userfault};
 
 /// This host lacks something that microVMs need. Displayed as one line.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -42,6 +42,17 @@ pub fn require_kvm(host: &Host) -> Result<(), HostLacks> {
 /// It is not there, not permitted, or lacks a feature.
 pub fn require_userfaultfd(host: &Host) -> Result<(), HostLacks> {
     first_missing(userfault::all(host))
+}
+
+/// The kernel's swap can hold `bytes` that do not fit a host budget of `budget` bytes: swap of that size is free, and
+/// this process is in a memory cgroup whose limit is that budget. Call it only where memory has a tier `swap`.
+///
+/// # Errors
+///
+/// There is too little swap, no group, or no limit that holds the microVM to its budget; or it may not be asked to
+/// reclaim.
+pub fn require_swap(host: &Host, budget: u64, bytes: u64) -> Result<(), HostLacks> {
+    first_missing(swap::for_budget(host, budget, bytes))
 }
 
 fn first_missing(all: impl IntoIterator<Item = Requirement>) -> Result<(), HostLacks> {

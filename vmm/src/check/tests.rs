@@ -9,6 +9,8 @@ use std::time::Instant;
 use super::*;
 use crate::memory::userfault::{Features, OpenError};
 
+mod swapping;
+
 /// A folder of this test alone, removed with it.
 struct Folder(PathBuf);
 
@@ -48,6 +50,8 @@ fn empty() -> Host {
         status: nowhere.clone(),
         cpuinfo: nowhere.clone(),
         meminfo: nowhere.clone(),
+        cgroup: nowhere.clone(),
+        mountinfo: nowhere.clone(),
         modules: nowhere.clone(),
         huge_pages: nowhere,
     }

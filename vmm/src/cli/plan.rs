@@ -1,5 +1,7 @@
 //! From `--tier` and `--memory` to what holds the guest's memory.
 
+use gmem_core::bytes::Bytes;
+use gmem_core::engine::ConfigError;
 use gmem_core::page::Unit;
 
 use super::memory::MemoryArg;
@@ -28,6 +30,13 @@ pub(super) enum PlanError {
         "--tier none means plain memory, which accelerators cannot share; give --tier host:SIZE, or leave --accel out"
     )]
     PlainShared,
+    #[error(
+        "the kernel's swap moves pages without telling accelerators, which cannot share that memory; give another tier \
+         than swap, or leave --accel out"
+    )]
+    SwapShared,
+    #[error(transparent)]
+    Capacity(#[from] ConfigError),
 }
 
 /// The plan; `None` for plain memory.
@@ -51,7 +60,30 @@ pub(super) fn of(tiers: Vec<TierArg>, asked: Asked) -> Result<Option<Plan>, Plan
     match tier::combine(tiers)? {
         Tiers::Plain if shared => Err(PlanError::PlainShared),
         Tiers::Plain => Ok(None),
-        Tiers::Tiered(tiers) => Ok(Some(plan(tiers, memory))),
+        Tiers::Tiered(tiers) => {
+            let plan = plan(tiers, memory);
+            if plan.swap().is_some() && shared {
+                return Err(PlanError::SwapShared);
+            }
+            check_swap(&plan, memory)?;
+            Ok(Some(plan))
+        }
+    }
+}
+
+/// What swap does not hold has no place to go: the guest is killed for lack of memory.
+fn check_swap(plan: &Plan, memory: MemoryArg) -> Result<(), ConfigError> {
+    match plan.swap() {
+        Some(swap) if !memory.overcommit && memory.size > plan.budget.saturating_add(swap) => {
+            Err(ConfigError::Capacity {
+                memory: Bytes(memory.size),
+                capacity: Bytes(plan.budget + swap),
+                host: Bytes(plan.budget),
+                reserve: Bytes(0),
+                tiers: Bytes(swap),
+            })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -94,6 +126,7 @@ fn plan(tiers: Vec<TierSpec>, memory: MemoryArg) -> Plan {
                 latency_us: f64::from(latency_us),
                 gbps,
             }),
+            TierKind::Swap => plan.lower.push(Lower::Swap { bytes: size }),
             TierKind::Zip => plan.lower.push(Lower::Zip { bytes: size }),
             TierKind::File { path } => plan.lower.push(Lower::File { bytes: size, path }),
         }

@@ -22,7 +22,9 @@ use crate::accelerators::AccelConfig;
 use crate::api::server::{Server, Target};
 use crate::api::socket::ControlSocket;
 use crate::boot;
-use crate::check::{Host, HostLacks, require_kernel, require_kvm, require_userfaultfd};
+use crate::check::{
+    Host, HostLacks, require_kernel, require_kvm, require_swap, require_userfaultfd,
+};
 use crate::console_input::ConsoleInput;
 use crate::devices::DeviceConfig;
 use crate::exit_code::ExitCode;
@@ -65,7 +67,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE[,overcommit=allow]", default_value = "512M", value_parser = memory::parse)]
     memory: MemoryArg,
 
-    /// What holds the guest's memory, nearest first; the first is host:SIZE. Kinds: host, hbm, zip, file.
+    /// What holds the guest's memory, nearest first; the first is host:SIZE. Kinds: host, hbm, zip, file, swap.
     /// Or none: plain memory
     #[arg(long = "tier", value_name = "KIND:SIZE[,key=value...]", value_parser = tier::parse)]
     tiers: Vec<TierArg>,
@@ -177,9 +179,15 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
     let host = Host::this();
     let lacks = |error: HostLacks| Failure::new(ExitCode::HostLacks, error);
     require_kvm(&host).map_err(lacks)?;
-    if plan.is_some() {
-        require_kernel(&host).map_err(lacks)?;
-        require_userfaultfd(&host).map_err(lacks)?;
+    match &plan {
+        None => {}
+        Some(plan) if let Some(bytes) = plan.swap() => {
+            require_swap(&host, plan.budget, bytes).map_err(lacks)?;
+        }
+        Some(_) => {
+            require_kernel(&host).map_err(lacks)?;
+            require_userfaultfd(&host).map_err(lacks)?;
+        }
     }
     let host_failed = |error: io::Error| Failure::new(ExitCode::HostLacks, error);
     let signals = TerminationSignals::block().map_err(host_failed)?;

@@ -8,9 +8,9 @@ use gmem_core::page::{BLOCK_SIZE, Unit};
 use super::keys::{self, Key, KeyError, bad_value, unknown};
 
 /// The kinds that this version has.
-const KINDS: &str = "host, hbm, zip, file";
+const KINDS: &str = "host, hbm, zip, file, swap";
 /// Kinds that later versions will have.
-const LATER: [&str; 4] = ["mapped", "remote", "cuda", "swap"];
+const LATER: [&str; 3] = ["mapped", "remote", "cuda"];
 
 /// One `--tier`.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +47,8 @@ pub enum TierKind {
     },
     /// Compressed memory.
     Zip,
+    /// The kernel's swap.
+    Swap,
     /// A file.
     File {
         /// Its path.
@@ -61,6 +63,7 @@ impl TierKind {
             Self::Host { .. } => "host",
             Self::Hbm { .. } => "hbm",
             Self::Zip => "zip",
+            Self::Swap => "swap",
             Self::File { .. } => "file",
         }
     }
@@ -111,6 +114,17 @@ pub enum TierError {
     /// Two of them.
     #[error("there is more than one host tier; give one, with the sizes added up")]
     SecondHost,
+    /// Swap and something else.
+    #[error(
+        "a swap tier is the kernel's, which does not share guest memory with other tiers; give --tier host:SIZE \
+         --tier swap:SIZE and no other"
+    )]
+    SwapCombined,
+    /// Swap and blocks.
+    #[error(
+        "the kernel swaps pages of 4K, not blocks; leave unit=2M out, or give another tier than swap"
+    )]
+    SwapBlocks,
     /// Two tiers in one file.
     #[error("two tiers use the file {}; give each its own", .0.display())]
     SameFile(PathBuf),
@@ -130,7 +144,7 @@ pub fn parse(text: &str) -> Result<TierArg, TierError> {
     if LATER.contains(&kind) {
         return Err(TierError::NotYet(kind.into()));
     }
-    if !["host", "hbm", "zip", "file"].contains(&kind) {
+    if !["host", "hbm", "zip", "file", "swap"].contains(&kind) {
         return Err(TierError::UnknownKind(kind.into()));
     }
     if size_text.is_empty() {
@@ -141,7 +155,8 @@ pub fn parse(text: &str) -> Result<TierArg, TierError> {
     let kind = match kind {
         "host" => host(size, &keys)?,
         "hbm" => hbm(&keys)?,
-        "zip" => zip(&keys)?,
+        "zip" => none("a zip tier", TierKind::Zip, &keys)?,
+        "swap" => none("a swap tier", TierKind::Swap, &keys)?,
         _ => file(&keys)?,
     };
     Ok(TierArg::Tier(TierSpec { size, kind }))
@@ -173,6 +188,19 @@ pub fn combine(args: Vec<TierArg>) -> Result<Tiers, TierError> {
             }
             (TierKind::File { path }, _) => files.push(path),
             _ => {}
+        }
+    }
+    if specs.iter().any(|spec| spec.kind == TierKind::Swap) {
+        match specs[..] {
+            [
+                TierSpec {
+                    kind: TierKind::Host { unit: Unit::Page },
+                    ..
+                },
+                _,
+            ] => {}
+            [_, _] => return Err(TierError::SwapBlocks),
+            _ => return Err(TierError::SwapCombined),
         }
     }
     Ok(Tiers::Tiered(specs))
@@ -207,10 +235,11 @@ fn hbm(keys: &[Key<'_>]) -> Result<TierKind, TierError> {
     Ok(TierKind::Hbm { latency_us, gbps })
 }
 
-fn zip(keys: &[Key<'_>]) -> Result<TierKind, TierError> {
+/// A kind without keys.
+fn none(of: &'static str, kind: TierKind, keys: &[Key<'_>]) -> Result<TierKind, TierError> {
     match keys.first() {
-        None => Ok(TierKind::Zip),
-        Some((key, _)) => Err(unknown("a zip tier", key, "it has none").into()),
+        None => Ok(kind),
+        Some((key, _)) => Err(unknown(of, key, "it has none").into()),
     }
 }
 

@@ -32,6 +32,7 @@ fn each_kind_is_read_with_its_keys() {
         }
     );
     assert_eq!(tier("zip:64M").kind, TierKind::Zip);
+    assert_eq!(tier("swap:64M").kind, TierKind::Swap);
     assert_eq!(
         tier("file:512M,path=/var/tmp/swap").kind,
         TierKind::File {
@@ -45,7 +46,7 @@ fn each_kind_is_read_with_its_keys() {
 fn unknown_kinds_are_answered_with_those_there_are() {
     let message = parse("ram:1G").unwrap_err().to_string();
     assert!(message.contains("'ram'") && message.contains("host, hbm, zip, file"));
-    for kind in ["mapped", "remote", "cuda", "swap"] {
+    for kind in ["mapped", "remote", "cuda"] {
         let error = parse(&format!("{kind}:1G")).unwrap_err();
         assert_eq!(error, TierError::NotYet(kind.into()));
         assert!(error.to_string().contains("not available yet"));
@@ -117,4 +118,17 @@ fn the_host_comes_first_and_once() {
         together(&["host:64M", "file:1M,path=a", "file:1M,path=a"]),
         Err(TierError::SameFile("a".into()))
     );
+}
+
+#[test]
+fn swap_is_beneath_host_memory_of_pages_alone() {
+    assert!(together(&["host:64M", "swap:1G"]).is_ok());
+    let combined = Err(TierError::SwapCombined);
+    assert_eq!(together(&["host:64M", "swap:1G", "zip:1G"]), combined);
+    assert_eq!(together(&["host:64M", "zip:1G", "swap:1G"]), combined);
+    assert_eq!(together(&["host:64M", "swap:1G", "swap:1G"]), combined);
+    let blocks = Err(TierError::SwapBlocks);
+    assert_eq!(together(&["host:64M,unit=2M", "swap:1G"]), blocks);
+    assert_eq!(together(&["swap:1G"]), Err(TierError::FirstNotHost("swap")));
+    assert!(parse("swap:1G,path=/x").is_err());
 }

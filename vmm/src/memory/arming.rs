@@ -75,6 +75,7 @@ pub(super) struct Armed {
     pub(super) engine: Arc<Engine>,
     // Threads before the descriptor: nobody must read from it when it is closed.
     _service: Service,
+    pub(super) userfault: Arc<Userfault>,
 }
 
 impl Armed {
@@ -122,7 +123,7 @@ impl Armed {
         adopt(ram, &engine)?;
         let parts = Parts {
             engine: Arc::clone(&engine),
-            userfault,
+            userfault: Arc::clone(&userfault),
             ram: Arc::clone(ram),
             failure: Arc::clone(failure),
         };
@@ -130,6 +131,7 @@ impl Armed {
         Ok(Self {
             engine,
             _service: service,
+            userfault,
         })
     }
 }
@@ -146,13 +148,13 @@ fn ranges(ram: &GuestRam) -> Vec<PageRange> {
 fn tiers(lower: &[Lower]) -> Result<Vec<Box<dyn Hnode>>, ArmError> {
     let mut made: Vec<Box<dyn Hnode>> = Vec::with_capacity(lower.len());
     for tier in lower {
-        let same = made
-            .iter()
-            .filter(|other| other.kind() == tier.kind())
-            .count();
+        let Some(kind) = tier.kind() else {
+            continue;
+        };
+        let same = made.iter().filter(|other| other.kind() == kind).count();
         let name = match same {
-            0 => tier.kind().to_string(),
-            n => format!("{}{}", tier.kind(), n + 1),
+            0 => kind.to_string(),
+            n => format!("{kind}{}", n + 1),
         };
         made.push(match tier {
             Lower::Hbm {
@@ -167,6 +169,7 @@ fn tiers(lower: &[Lower]) -> Result<Vec<Box<dyn Hnode>>, ArmError> {
                 Box::new(Zip::new(name, *bytes).map_err(step("compressed memory"))?)
             }
             Lower::File { bytes, path } => Box::new(FileTier::new(name, *bytes, path)?),
+            Lower::Swap { .. } => continue,
         });
     }
     Ok(made)

@@ -8,12 +8,14 @@ use gmem_core::page::{PAGE_SIZE, Unit};
 
 use super::arming::{ArmError, Armed, step};
 use super::failure::Failure;
+use super::page_use::{PageUse, PageUseError};
 use super::pagemap::Pagemap;
 use super::plan::Plan;
 use super::plugging::Plugged;
 use super::ram::GuestRam;
 use super::reserve::Backing;
 use super::server::{Server, Serving};
+use super::swap::{Swapping, Use};
 use crate::devices::Devices;
 use crate::kvm::control::{StillRunning, VcpuControl};
 
@@ -31,6 +33,10 @@ pub struct ManagedMemory {
     /// Of the vCPUs, once they are known.
     cpus: OnceLock<Vec<usize>>,
     armed: OnceLock<Armed>,
+    /// The kernel's swap is beneath it, and it stays plain.
+    swapping: OnceLock<Swapping>,
+    /// Set: accelerators share it.
+    shared: OnceLock<()>,
     /// Held, not to write, by who changes which pages of plain memory are present; to write while these are
     /// counted.
     arming: RwLock<()>,
@@ -49,6 +55,11 @@ pub enum BudgetError {
         "this microVM has plain memory (--tier none) and no budget to change; start it with --tier host:SIZE"
     )]
     Plain,
+    /// It is a cgroup's limit.
+    #[error(
+        "the kernel's swap holds what does not fit this microVM's memory: its budget is the limit of its cgroup; change {0}"
+    )]
+    Swap(String),
     /// The size does not do.
     #[error(transparent)]
     Sizes(#[from] ConfigError),
@@ -69,6 +80,8 @@ impl ManagedMemory {
             plan: plan.map(Mutex::new),
             cpus: OnceLock::new(),
             armed: OnceLock::new(),
+            swapping: OnceLock::new(),
+            shared: OnceLock::new(),
             arming: RwLock::default(),
             server: None,
             serving: OnceLock::new(),
@@ -107,11 +120,17 @@ impl ManagedMemory {
             let _ = self.serving.set(serving);
             return Ok(());
         }
+        if self.swap().is_some() {
+            let swapping = Swapping::start().map_err(step("helping the kernel swap"))?;
+            let _ = self.swapping.set(swapping);
+            return Ok(());
+        }
         if self.fits() { Ok(()) } else { self.arm() }
     }
 
     /// The same for memory that accelerators share: it is armed whether it fits or not.
     pub fn arm_for_accelerators(&self, cpus: &[usize]) -> Result<(), ArmError> {
+        let _ = self.shared.set(());
         self.arm_if_needed(cpus)?;
         match self.engine() {
             Some(_) => Ok(()),
@@ -129,6 +148,9 @@ impl ManagedMemory {
         devices: &Devices,
     ) -> Result<(), BudgetError> {
         let plan = self.plan.as_ref().ok_or(BudgetError::Plain)?;
+        if let Some(swapping) = self.swapping.get() {
+            return Err(BudgetError::Swap(swapping.limit().display().to_string()));
+        }
         let before = {
             let mut plan = plan.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut plan.budget, bytes)
@@ -179,6 +201,17 @@ impl ManagedMemory {
         Some(plan.budget)
     }
 
+    /// Bytes that the kernel's swap is to hold, if that is beneath memory.
+    fn swap(&self) -> Option<u64> {
+        let plan = self.plan.as_ref()?;
+        plan.lock().unwrap_or_else(PoisonError::into_inner).swap()
+    }
+
+    /// What the kernel's swap holds, with its size in bytes; `None` if another tier, or none, is beneath memory.
+    pub fn swapped(&self) -> Option<(u64, Use)> {
+        Some((self.swap()?, self.swapping.get()?.used()))
+    }
+
     /// Why memory cannot go on, if it cannot.
     pub fn failure(&self) -> Option<String> {
         self.failure.get()
@@ -212,6 +245,19 @@ impl ManagedMemory {
             .mapped()
             .map(|region| present(region.start, region.size))
             .sum()
+    }
+
+    /// Who can tell which pages the vCPUs use; `None` for memory that is plain, or shared with accelerators, whose
+    /// copies are write-protected.
+    ///
+    /// # Errors
+    /// See [`PageUseError`].
+    pub fn page_use(&self) -> Result<Option<PageUse>, PageUseError> {
+        let cpus = self.cpus.get().map_or(&[][..], Vec::as_slice);
+        let armed = self.armed.get().filter(|_| self.shared.get().is_none());
+        armed
+            .map(|armed| PageUse::open(&self.ram, &armed.userfault, cpus))
+            .transpose()
     }
 
     /// Whether somebody else serves the memory.

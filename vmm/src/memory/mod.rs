@@ -11,12 +11,14 @@ pub mod freeing;
 mod in_place;
 pub mod managed;
 mod mmu;
+pub mod page_use;
 pub mod pagemap;
 pub mod plan;
 pub mod plugging;
 pub mod ram;
 pub mod server;
 mod service;
+pub mod swap;
 pub mod userfault;
 
 pub use gmem_core::reserve;

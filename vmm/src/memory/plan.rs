@@ -35,6 +35,11 @@ pub enum Lower {
         /// Stored bytes, with metadata.
         bytes: u64,
     },
+    /// The kernel's swap, alone beneath the host: memory stays plain.
+    Swap {
+        /// Size.
+        bytes: u64,
+    },
     /// A file.
     File {
         /// Size.
@@ -44,13 +49,24 @@ pub enum Lower {
     },
 }
 
+impl Plan {
+    /// Bytes that the kernel's swap is to hold, if it is what lies beneath the host.
+    pub fn swap(&self) -> Option<u64> {
+        match self.lower[..] {
+            [Lower::Swap { bytes }] => Some(bytes),
+            _ => None,
+        }
+    }
+}
+
 impl Lower {
-    /// The hnode's kind.
-    pub fn kind(&self) -> Kind {
+    /// The hnode's kind; `None` for swap, which is the kernel's.
+    pub fn kind(&self) -> Option<Kind> {
         match self {
-            Self::Hbm { .. } => Kind::Hbm,
-            Self::Zip { .. } => Kind::Zip,
-            Self::File { .. } => Kind::File,
+            Self::Hbm { .. } => Some(Kind::Hbm),
+            Self::Zip { .. } => Some(Kind::Zip),
+            Self::Swap { .. } => None,
+            Self::File { .. } => Some(Kind::File),
         }
     }
 }

@@ -256,6 +256,11 @@ impl GuestRam {
         self.space.discard(gpa as usize, len)
     }
 
+    /// Lets the kernel forget that pages were used. Ranges that are not RAM do not do.
+    pub fn cool(&self, gpa: u64, len: usize) -> io::Result<()> {
+        self.space.cool(gpa as usize, len)
+    }
+
     /// The memory as loaders want it. Does not leave the crate: a clone of it would dangle once this value
     /// is gone.
     pub(crate) fn view(&self) -> &GuestMemoryMmap {
