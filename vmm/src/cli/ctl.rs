@@ -228,6 +228,9 @@ fn lines(status: &Status) -> String {
         summary::size(status.memory.size_bytes),
         match (status.budget_bytes, status.armed) {
             (None, _) => "plain".to_owned(),
+            (Some(budget), false) if status.memory.tiers.iter().any(|tier| tier.kind == "swap") => {
+                format!("budget {}, held to by the kernel", summary::size(budget))
+            }
             (Some(budget), false) => format!(
                 "fits its budget of {}: nothing moves",
                 summary::size(budget)
