@@ -174,6 +174,7 @@ impl Engine {
             self.wake_background_if_low();
             return;
         }
+        let _passing = self.gate.pass();
         let (marks, mut made) = (self.watermarks(), 0);
         while made < pages {
             match self.make_room_step(marks, By::Handler) {
