@@ -126,7 +126,7 @@ pub const UFFDIO_REGISTER: libc::c_ulong = number(READ | WRITE, 0x00, size_of::<
 pub const UFFDIO_UNREGISTER: libc::c_ulong = number(READ, 0x01, size_of::<Range>());
 /// Argument [`Range`].
 pub const UFFDIO_WAKE: libc::c_ulong = number(READ, 0x02, size_of::<Range>());
-/// Argument [`Copy`].
+/// Argument [`struct@Copy`].
 pub const UFFDIO_COPY: libc::c_ulong = number(READ | WRITE, 0x03, size_of::<Copy>());
 /// Argument [`Move`].
 pub const UFFDIO_MOVE: libc::c_ulong = number(READ | WRITE, 0x05, size_of::<Move>());
