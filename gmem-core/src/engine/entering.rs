@@ -2,7 +2,8 @@
 //!
 //! A frame that is moved leaves the arena first, which interrupts each CPU that runs a thread of this process; a copy
 //! interrupts nobody. Which is cheaper for a page or a few depends on the host and on who else is at work: both are
-//! measured, and copying has to be twice as good: new frames are cold. Many pages that lie together are always moved: the interrupt is for all of them, copying is for each.
+//! measured, and copying has to be twice as good: new frames are cold. Many pages that lie together are always moved: the
+//! interrupt is for all of them, copying is for each.
 
 use super::{Engine, FaultError};
 use crate::page::PageNo;

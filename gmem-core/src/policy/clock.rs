@@ -8,12 +8,11 @@
 //!
 //! F. J. Corbató, "A Paging Experiment with the Multics System", 1968.
 
+use super::marks::{RECENT, is_recent, may_leave, pardon_block};
 use super::{Eviction, Victims};
 use crate::page::{BLOCK_CLUSTERS, ClusterNo};
-use crate::table::{ClusterView, Entry, Flags, LogicalPageTable, State};
+use crate::table::{ClusterView, LogicalPageTable};
 use std::sync::{Mutex, PoisonError};
-
-const RECENT: Flags = Flags::ACCESSED.with(Flags::WILL_NEED);
 
 /// CLOCK.
 #[derive(Debug, Default)]
@@ -63,14 +62,6 @@ impl Eviction for Clock {
     }
 }
 
-fn may_leave(entry: Entry) -> bool {
-    entry.state() == State::Mapped && !entry.flags().has(Flags::PINNED)
-}
-
-fn is_recent(entry: Entry) -> bool {
-    entry.flags().without(RECENT) != entry.flags()
-}
-
 /// Takes the marks of the pages in `mask` away.
 fn pardon(table: &LogicalPageTable, cluster: ClusterNo, mask: u64) {
     if mask == 0 {
@@ -88,23 +79,11 @@ fn pardon(table: &LogicalPageTable, cluster: ClusterNo, mask: u64) {
     }
 }
 
-/// Takes the mark of a block away, if it has one.
-fn pardon_block(table: &LogicalPageTable, number: u64, entry: Entry) -> bool {
-    if !is_recent(entry) {
-        return false;
-    }
-    if let Some(block) = table.try_lock_block(number) {
-        let entry = block.entry();
-        block.commit(entry.with_flags(entry.flags().without(RECENT)));
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::page::PageNo;
-    use crate::table::Guard;
+    use crate::table::{Entry, Flags, Guard, State};
 
     fn table_with_mapped(pages: &[(u64, Flags)]) -> LogicalPageTable {
         let table = LogicalPageTable::new(PageNo(1024));

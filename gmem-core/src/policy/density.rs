@@ -14,6 +14,7 @@
 //! to keep, J. C. Gittins, "Bandit Processes and Dynamic Allocation Indices", 1979; for pages that are gone, the
 //! refault distance of Linux, `mm/workingset.c`. docs/policy.md has more.
 
+use super::marks::{RECENT, is_recent, may_leave, pardon_block};
 use super::occupied::Occupied;
 use super::reuse::{AGES, CLASSES, History, Reuse, step};
 use super::{Eviction, Victims};
@@ -28,7 +29,6 @@ const LEVELS: usize = 64;
 const ROUND: u32 = 16;
 /// As many ticks pass while as many pages come in as are there.
 const TURNOVER: u32 = 32;
-const RECENT: Flags = Flags::ACCESSED.with(Flags::WILL_NEED);
 
 /// Hit density.
 #[derive(Debug)]
@@ -282,26 +282,6 @@ impl Eviction for Density {
         };
         flags.with_history(history.pack())
     }
-}
-
-fn may_leave(entry: Entry) -> bool {
-    entry.state() == State::Mapped && !entry.flags().has(Flags::PINNED)
-}
-
-fn is_recent(entry: Entry) -> bool {
-    entry.flags().without(RECENT) != entry.flags()
-}
-
-/// Takes the mark of a block away, if it has one: of blocks no more is known.
-fn pardon_block(table: &LogicalPageTable, number: u64, entry: Entry) -> bool {
-    if !is_recent(entry) {
-        return false;
-    }
-    if let Some(block) = table.try_lock_block(number) {
-        let entry = block.entry();
-        block.commit(entry.with_flags(entry.flags().without(RECENT)));
-    }
-    true
 }
 
 #[cfg(test)]

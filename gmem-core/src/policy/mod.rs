@@ -4,6 +4,7 @@ pub mod clock;
 pub mod density;
 pub mod heat;
 pub mod hotness;
+mod marks;
 mod occupied;
 pub mod placement;
 pub mod prefetch;

@@ -122,7 +122,7 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
     let status = StatusLine::on_stderr();
     let workload = |workload: Workload, args: WorkloadArgs| {
         let options = args.options(workload);
-        let [json, plot] = [args.json, args.plot].map(ResultFile::create);
+        let [json, plot] = [args.common.json, args.common.plot].map(ResultFile::create);
         let (json, plot) = (json?, plot?);
         let measured = bench::workload::measure(&options, &signals, &status).map_err(failed)?;
         plot.write_text(&svg(&[Panel::of(workload.name(), &measured.figures)]))?;
@@ -166,7 +166,7 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
             } else {
                 all::text
             };
-            let [json, plot] = [args.json, args.plot].map(ResultFile::create);
+            let [json, plot] = [args.common.json, args.common.plot].map(ResultFile::create);
             let (json, plot) = (json?, plot?);
             let found = bench::all::measure(&options, &signals, &status).map_err(failed)?;
             plot.write_text(&svg(&found.panels))?;

@@ -1,48 +1,16 @@
 //! `gmem bench all`: its options and its tables.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
-use super::memory;
 use super::text::{heading, host_line, markdown_row, ratio_row};
-use super::workload::Against;
+use super::workload::CommonArgs;
 use crate::bench::all::{Figures, Options};
 use crate::bench::{Measured, Ratios};
 
 #[derive(Debug, Args)]
 pub(super) struct AllArgs {
-    /// What to compare oversubscribed memory with instead of plain memory
-    #[arg(long, value_name = "PEER")]
-    against: Option<Against>,
-
-    /// Rounds of each experiment
-    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
-
-    /// Length of the timed part of a workload
-    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = clap::value_parser!(u16).range(1..))]
-    seconds: u16,
-
-    /// The guest's memory in the workloads
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory)]
-    memory: u64,
-
-    /// vCPUs of the workloads
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=16))]
-    cpus: u8,
-
-    /// Of contents and orders in the first round; the next one has the next
-    #[arg(long, value_name = "N", default_value = "1")]
-    seed: u64,
-
-    /// Write the result here as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
-
-    /// Draw slowdowns of the workloads here, as SVG
-    #[arg(long, value_name = "FILE.svg")]
-    pub(super) plot: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
 
     /// Print the table as Markdown
     #[arg(long)]
@@ -51,13 +19,14 @@ pub(super) struct AllArgs {
 
 impl AllArgs {
     pub(super) fn options(&self) -> Options {
+        let common = &self.common;
         Options {
-            swap: self.against.is_some(),
-            rounds: self.rounds.into(),
-            seconds: self.seconds.into(),
-            memory: self.memory,
-            cpus: self.cpus.into(),
-            seed: self.seed,
+            swap: common.against.is_some(),
+            rounds: common.rounds.into(),
+            seconds: common.seconds.into(),
+            memory: common.memory,
+            cpus: common.cpus.into(),
+            seed: common.seed,
         }
     }
 }

@@ -16,11 +16,46 @@ pub(super) enum Against {
     Swap,
 }
 
+/// What all measurements of workloads are given.
+#[derive(Debug, Args)]
+pub(super) struct CommonArgs {
+    /// What to compare oversubscribed memory with instead of plain memory
+    #[arg(long, value_name = "PEER")]
+    pub(super) against: Option<Against>,
+
+    /// Rounds of each experiment, each of all sides
+    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) rounds: u16,
+
+    /// Length of the timed part of a workload
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) seconds: u16,
+
+    /// The guest's memory in a workload
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory)]
+    pub(super) memory: u64,
+
+    /// Its vCPUs
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(super) cpus: u8,
+
+    /// Of contents and orders in the first round; the next one has the next
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(super) seed: u64,
+
+    /// Write the result here as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+
+    /// Draw slowdowns of workloads here, as SVG
+    #[arg(long, value_name = "FILE.svg")]
+    pub(super) plot: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct WorkloadArgs {
-    /// What to compare with instead of plain memory
-    #[arg(long, value_name = "PEER")]
-    against: Option<Against>,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
 
     /// Shares of the memory that are local, percent [default: 25 for scan and stride, 50 for uniform and zipf, both for
     /// hotscan and phase]
@@ -35,34 +70,6 @@ pub(super) struct WorkloadArgs {
         default_value = "zip,hbm"
     )]
     tiers: Vec<Tier>,
-
-    /// Rounds, each of all sides
-    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
-
-    /// Length of the timed part of a run
-    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = clap::value_parser!(u16).range(1..))]
-    seconds: u16,
-
-    /// The guest's memory
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory)]
-    memory: u64,
-
-    /// Its vCPUs
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=16))]
-    cpus: u8,
-
-    /// Of contents and orders in the first round; the next one has the next
-    #[arg(long, value_name = "N", default_value = "1")]
-    seed: u64,
-
-    /// Write the result here as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
-
-    /// Draw slowdowns here, as SVG
-    #[arg(long, value_name = "FILE.svg")]
-    pub(super) plot: Option<PathBuf>,
 }
 
 impl WorkloadArgs {
@@ -71,16 +78,17 @@ impl WorkloadArgs {
             [] => workload.shares().to_vec(),
             asked => distinct(asked),
         };
+        let common = &self.common;
         Options {
             workload,
-            swap: self.against.is_some(),
+            swap: common.against.is_some(),
             shares,
             tiers: distinct(&self.tiers),
-            rounds: self.rounds.into(),
-            seconds: self.seconds.into(),
-            memory: self.memory,
-            cpus: self.cpus.into(),
-            seed: self.seed,
+            rounds: common.rounds.into(),
+            seconds: common.seconds.into(),
+            memory: common.memory,
+            cpus: common.cpus.into(),
+            seed: common.seed,
         }
     }
 }
