@@ -55,6 +55,7 @@ const UNSAFE: &[&str] = &[
     "vmm/src/fallback/integer.rs",
     "vmm/src/fallback/physical.rs",
     "vmm/src/fallback/state.rs",
+    "vmm/src/memory/discard.rs",
     "vmm/src/memory/mmu.rs",
     "vmm/src/memory/pagemap.rs",
     "vmm/src/memory/ram.rs",

@@ -1,4 +1,4 @@
-//! Pages come along with a touched one from elsewhere than its cluster.
+//! Pages come that nobody has touched yet.
 
 use super::bring::NOBODY;
 use super::{Engine, FaultError};
@@ -10,23 +10,42 @@ impl Engine {
     /// Brings in what a plan names beside the cluster of `touched`, where nobody has it locked and as far as there is room
     /// without making any; returns how many pages came. Who waits for them has a fault of its own under way.
     pub(super) fn bring_along(&self, touched: PageNo, plan: &Plan) -> Result<usize, FaultError> {
-        let mut brought = 0;
-        if self.unit == Unit::Block || 2 * plan.pages() > self.arena.available() {
+        if !self.has_room_for(plan) {
             return Ok(0);
         }
         let own = ClusterNo::of(touched);
-        for (cluster, mask) in plan.clusters().iter().filter(|(it, _)| *it != own) {
-            let Some(mut pages) = self.lock_along(*cluster, *mask) else {
-                continue;
-            };
+        let mut brought = 0;
+        for &(cluster, mask) in plan.clusters().iter().filter(|(it, _)| *it != own) {
+            match self.bring_some(cluster, mask)? {
+                None => break,
+                Some(count) => brought += count,
+            }
+        }
+        Ok(brought)
+    }
+
+    /// Whether a plan's pages may come without making anybody wait for room.
+    pub(super) fn has_room_for(&self, plan: &Plan) -> bool {
+        self.unit == Unit::Page && 2 * plan.pages() <= self.arena.available()
+    }
+
+    /// Brings in those pages in `mask` of `cluster` that are not there and that nobody has locked; `None` if there is no
+    /// room.
+    pub(super) fn bring_some(
+        &self,
+        cluster: ClusterNo,
+        mask: u64,
+    ) -> Result<Option<usize>, FaultError> {
+        let mut brought = 0;
+        if let Some(mut pages) = self.lock_along(cluster, mask) {
             while let Some((first, length)) = runs(pages.mask()).next() {
                 match self.bring_run(&mut pages, first, length, NOBODY)? {
-                    0 => return Ok(brought),
+                    0 => return Ok(None),
                     count => brought += count,
                 }
             }
         }
-        Ok(brought)
+        Ok(Some(brought))
     }
 
     /// Locks the pages in `mask` of `cluster` that may come along.

@@ -32,6 +32,11 @@ impl Beneath {
         self.0.unprotect(page, pages);
     }
 
+    /// See [`Mmu::discard`].
+    pub(super) fn discard(&self, ranges: &[(PageNo, usize)]) -> usize {
+        self.0.discard(ranges)
+    }
+
     /// See [`Mmu::read`].
     pub(super) fn read(&self, page: PageNo, into: &mut [u8]) -> bool {
         self.0.read(page, into)

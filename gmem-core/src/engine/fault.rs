@@ -125,6 +125,12 @@ impl<'e> Faults<'e> {
             stats.prefetched.fetch_add(along as u64, Ordering::Relaxed);
             stats.prefetch_used.fetch_add(used, Ordering::Relaxed);
         }
+        if self.plan.pages() > 1
+            && engine.ahead.is_served()
+            && let Some(task) = self.prefetch.ahead(accessor)
+        {
+            engine.ahead.hand_out(task);
+        }
         self.latencies.record(arrived.elapsed());
         // Last but for what can wait: where handler and vCPU share a CPU, the vCPU runs from here on.
         engine.wake(page, own, outcome);

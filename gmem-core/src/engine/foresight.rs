@@ -1,12 +1,13 @@
 //! Whose prefetcher a fault asks: each accessor's touches are a story of their own, whichever handler hears of them.
 
-use crate::policy::{Prefetch, Streams};
+use super::ahead::Task;
+use crate::policy::{Plan, Prefetch, Streams};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Accessors with prefetchers of their own. Those beyond share the last one.
 const MOST: usize = 64;
 
-type Shared = Arc<Mutex<Streams>>;
+pub(super) type Shared = Arc<Mutex<Streams>>;
 
 /// The prefetchers of all accessors.
 #[derive(Default)]
@@ -40,6 +41,20 @@ pub(super) enum Foresight<'e> {
 }
 
 impl Foresight<'_> {
+    /// What to bring ahead, now that `accessor` has been answered. No page is locked meanwhile.
+    pub(super) fn ahead(&self, accessor: u32) -> Option<Task> {
+        let Self::Accessors(accessors) = self else {
+            return None;
+        };
+        let of = accessors.of(accessor);
+        let mut plan = Plan::default();
+        let window = of
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .ahead(&mut plan)?;
+        Some(Task { of, window, plan })
+    }
+
     /// Asks the prefetcher for `accessor`. No page is locked meanwhile.
     pub(super) fn ask<R>(&mut self, accessor: u32, ask: impl FnOnce(&mut dyn Prefetch) -> R) -> R {
         match self {

@@ -8,10 +8,10 @@
 //!
 //! | file | moves |
 //! |---|---|
-//! | `bring`, `along` | pages beneath the guest, from wherever they are: touched, and foreseen |
+//! | `bring`, `along`, `ahead` | pages beneath the guest, from wherever they are: touched, and foreseen |
 //! | `entering` | a few of them by copying, where that is cheaper |
 //! | `block` | blocks of 2 MiB, in and out |
-//! | `expel` | pages out of the guest's reach into the arena: *staged* |
+//! | `expel`, `together` | pages out of the guest's reach into the arena: *staged*. One by one, or many that lie apart |
 //! | `pass_on` | staged pages into the first tier that has room |
 //! | `demote` | pages of a tier that fills into those below it |
 //! | `beneath` | nothing by itself: the way in and out beneath the guest, with accelerators told first |
@@ -28,6 +28,7 @@
 //! - Frames of host RAM exist within the budget, except while [`Engine::release_waiters`] ends the microVM.
 //! - Nobody waits for an entry's lock while holding another. A fault waits for its own page only.
 
+mod ahead;
 mod along;
 mod audit;
 mod beneath;
@@ -48,6 +49,7 @@ mod pass_on;
 mod reclaim;
 mod sizes;
 mod snapshot;
+mod together;
 mod turning;
 mod waiting;
 mod whereabouts;
@@ -137,7 +139,7 @@ pub enum ConfigError {
 /// Moves the pages of one address space.
 ///
 /// Shared by fault handlers ([`Engine::faults`], one for each thread), one background thread
-/// ([`Engine::run_background`]), and whoever controls the microVM.
+/// ([`Engine::run_background`]), threads that bring pages ahead ([`Engine::run_ahead`]), and whoever controls the microVM.
 pub struct Engine {
     table: LogicalPageTable,
     ram: Vec<PageRange>,
@@ -153,6 +155,7 @@ pub struct Engine {
     scratch: ScratchPool,
     eviction: Box<dyn Eviction>,
     accessors: foresight::Accessors,
+    ahead: ahead::Ahead,
     staged: expel::Staged,
     waiting: waiting::Waiting,
     turning: turning::Turning,
@@ -160,6 +163,7 @@ pub struct Engine {
     reclaim: reclaim::Reclaim,
     duty: duty::Duty,
     entering: entering::Entering,
+    together: together::Together,
     demotion: demote::Demotion,
     stats: Stats,
     overcommit: bool,
@@ -189,6 +193,7 @@ impl Engine {
             unit,
             eviction: Box::new(Clock::default()),
             accessors: foresight::Accessors::default(),
+            ahead: ahead::Ahead::default(),
             staged: expel::Staged::default(),
             waiting: waiting::Waiting::default(),
             turning: turning::Turning::default(),
@@ -196,6 +201,7 @@ impl Engine {
             reclaim: reclaim::Reclaim::default(),
             duty: duty::Duty::default(),
             entering: entering::Entering::default(),
+            together: together::Together::default(),
             demotion: demote::Demotion::new(tiers.len()),
             stats: Stats::default(),
             arena,

@@ -152,14 +152,37 @@ impl Engine {
     /// Stages the next victims; `Full` if there are none.
     fn stage_next(&self, by: By) -> Result<usize, NoRoom> {
         let victims = self.eviction.victims(&self.table).ok_or(NoRoom::Full)?;
+        match by {
+            By::Background => self.stage_stretch(victims),
+            By::Handler => self.stage(victims, by),
+        }
+    }
+
+    fn stage(&self, victims: Victims, by: By) -> Result<usize, NoRoom> {
         let start = Instant::now();
         let out = self.expel(victims)?;
         if let Victims::Pages { mask, .. } = victims {
             let taken = (by == By::Background).then(|| start.elapsed());
-            self.duty
-                .moved(runs(mask).count() as u64, out as u64, taken);
+            let runs = runs(mask).count();
+            self.duty.moved(runs as u64, out as u64, taken);
+            if let Some(taken) = taken {
+                self.together.moved(runs, taken);
+            }
         }
         Ok(out)
+    }
+
+    /// Stages victims, and those that follow them in their block.
+    fn stage_stretch(&self, first: Victims) -> Result<usize, NoRoom> {
+        let (stretch, other) = self.stretch(first);
+        let mut out = self.leave_together(&stretch);
+        if out == 0 {
+            for group in stretch.groups() {
+                out += self.stage(group, By::Background)?;
+            }
+        }
+        let more = other.map(|other| self.stage(other, By::Background));
+        Ok(out + more.unwrap_or(Ok(0))?)
     }
 
     /// Makes room for as many pages as a fault has used, if that is the handlers' duty; else tells the background thread

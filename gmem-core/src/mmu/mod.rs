@@ -77,11 +77,18 @@ pub trait Mmu: Send + Sync {
     /// Wakes whoever waits for these pages; they try again.
     fn wake(&self, page: PageNo, pages: usize);
 
-    /// Lets nobody write to `pages` consecutive guest pages, all of them there: who tries waits, and is reported to
+    /// Lets nobody write to those of `pages` consecutive guest pages that are there: who tries waits, and is reported to
     /// [`Engine::write_fault`](crate::engine::Engine::write_fault). On return no write is under way. A page that leaves
     /// takes no protection along. False if it cannot be done; some may be protected then.
     fn protect(&self, _page: PageNo, _pages: usize) -> bool {
         false
+    }
+
+    /// Drops pages that are there and protected, with their bytes, so many from each on: whoever reaches for them waits as for a
+    /// page that never came. CPUs are interrupted once for all of them. Returns how many of the ranges were dropped,
+    /// from the first on.
+    fn discard(&self, _ranges: &[(PageNo, usize)]) -> usize {
+        0
     }
 
     /// Lets everybody write again; who waits sleeps on until [`Mmu::wake`].

@@ -14,6 +14,7 @@ mod property;
 mod regressions;
 mod simulated;
 mod storms;
+mod together;
 mod watched;
 
 use gmem_core::bytes::Bytes;

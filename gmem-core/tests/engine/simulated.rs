@@ -9,7 +9,7 @@ use gmem_core::hnode::zip::Zip;
 use gmem_core::mmu::{HostAddress, Mmu, Moved, Obstacle};
 use gmem_core::page::{PAGE_SIZE, PageNo, PageRange, Unit};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 /// Fails once, after so many successes; negative: never.
@@ -51,6 +51,8 @@ pub struct Guest {
     pub protects: AtomicBool,
     /// What happens after pages were protected, and before anybody copies them.
     pub on_protect: Mutex<Hook>,
+    /// Ranges that were dropped.
+    pub discarded: AtomicUsize,
     pub woken: Mutex<Vec<PageNo>>,
     /// What else happens when somebody is woken.
     pub on_wake: Mutex<Option<Box<dyn Fn() + Send>>>,
@@ -69,6 +71,7 @@ impl Guest {
             engine: OnceLock::new(),
             protects: AtomicBool::new(true),
             on_protect: Mutex::default(),
+            discarded: AtomicUsize::new(0),
             woken: Mutex::default(),
             on_wake: Mutex::default(),
             busy: Mutex::default(),
@@ -281,11 +284,9 @@ impl Mmu for Guest {
             return false;
         }
         for page in (0..pages as u64).map(|more| page.add(more)) {
-            let mut there = self.pages.lock().unwrap();
-            there
-                .get_mut(&page)
-                .expect("protected, and not there")
-                .protected = true;
+            if let Some(present) = self.pages.lock().unwrap().get_mut(&page) {
+                present.protected = true;
+            }
         }
         if let Some(on_protect) = &*self.on_protect.lock().unwrap() {
             on_protect(page);
@@ -299,6 +300,18 @@ impl Mmu for Guest {
                 present.protected = false;
             }
         }
+    }
+
+    fn discard(&self, ranges: &[(PageNo, usize)]) -> usize {
+        for (first, pages) in ranges {
+            for page in (0..*pages as u64).map(|more| first.add(more)) {
+                let dropped = self.pages.lock().unwrap().remove(&page);
+                let present = dropped.expect("dropped, and not there");
+                assert!(present.protected, "dropped while others may write");
+            }
+        }
+        self.discarded.fetch_add(ranges.len(), Ordering::SeqCst);
+        ranges.len()
     }
 
     fn read(&self, page: PageNo, into: &mut [u8]) -> bool {

@@ -30,6 +30,7 @@ fn storm(unit: Unit, adopt: bool, seconds: u64) {
     let end = Instant::now() + Duration::from_secs(seconds);
     std::thread::scope(|scope| {
         let background = scope.spawn(|| bench.engine.run_background(&stop));
+        let ahead = scope.spawn(|| bench.engine.run_ahead());
         let workers: Vec<_> = (0..3u64)
             .map(|n| {
                 let bench = &bench;
@@ -106,7 +107,9 @@ fn storm(unit: Unit, adopt: bool, seconds: u64) {
         let freed = freer.join().unwrap();
         stop.store(true, Ordering::Release);
         bench.engine.wake_background();
+        bench.engine.stop_ahead();
         background.join().unwrap().unwrap();
+        ahead.join().unwrap().unwrap();
         eprintln!(
             "{unit:?} adopt={adopt} slowest {slowest:?} freed {freed} stalls {} direct {}",
             bench.engine.snapshot().stalls,

@@ -92,6 +92,7 @@ impl Armed {
         }
         let userfault = Arc::new(Userfault::open(Reading::Blocking)?);
         let mmu = VcpuMmu {
+            discard: Default::default(),
             userfault: Arc::clone(&userfault),
             ram: Arc::clone(ram),
         };

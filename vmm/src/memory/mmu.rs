@@ -5,6 +5,7 @@ use std::sync::Arc;
 use gmem_core::mmu::{HostAddress, Mmu, Moved};
 use gmem_core::page::{BLOCK_PAGES, PAGE_SIZE, PageNo};
 
+use super::discard::Discard;
 use super::ram::GuestRam;
 use super::userfault::{Userfault, Waking};
 
@@ -13,6 +14,7 @@ use super::userfault::{Userfault, Waking};
 pub(super) struct VcpuMmu {
     pub(super) userfault: Arc<Userfault>,
     pub(super) ram: Arc<GuestRam>,
+    pub(super) discard: Discard,
 }
 
 impl VcpuMmu {
@@ -71,6 +73,16 @@ impl Mmu for VcpuMmu {
         // As for `wake`. What stayed protected is reported when it is written to, and released then.
         let (start, len) = (self.address(page), pages * PAGE_SIZE);
         let _ = self.userfault.unprotect(start, len, Waking::Later);
+    }
+
+    fn discard(&self, ranges: &[(PageNo, usize)]) -> usize {
+        let range = |&(page, pages): &(PageNo, usize)| libc::iovec {
+            iov_base: self.address(page) as *mut libc::c_void,
+            iov_len: pages * PAGE_SIZE,
+        };
+        let ranges: Vec<_> = ranges.iter().map(range).collect();
+        // SAFETY: guest memory, whose bytes the engine has copied, and which is protected against writing.
+        unsafe { self.discard.all(&ranges) }
     }
 
     fn read(&self, page: PageNo, into: &mut [u8]) -> bool {

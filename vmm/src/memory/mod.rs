@@ -6,6 +6,7 @@
 //! `in_place` the one of accelerators, [`plugging`] memory that comes and goes in a running guest.
 
 pub mod arming;
+mod discard;
 pub mod failure;
 pub mod freeing;
 mod in_place;

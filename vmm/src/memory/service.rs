@@ -1,4 +1,4 @@
-//! The threads that serve armed memory: fault handlers, and one in the background.
+//! The threads that serve armed memory: fault handlers, one that makes room and one that brings pages ahead of their touches.
 
 use std::io;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use gmem_core::engine::Engine;
+use gmem_core::engine::{Engine, FaultError};
 use gmem_core::page::{PAGE_SIZE, PageNo};
 use vmm_sys_util::signal::Killable;
 
@@ -32,7 +32,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Starts a fault handler on each of `cpus` and the background thread.
+    /// Starts a fault handler on each of `cpus` and the threads in the background.
     ///
     /// A handler is pinned where its vCPUs are: waking a thread of the same CPU costs a tenth of waking
     /// one of another. More blocked readers than CPUs would all be woken by each event.
@@ -58,15 +58,19 @@ impl Service {
                 })?;
             service.threads.push(handler);
         }
-        let (parts, stop) = (parts.clone(), Arc::clone(&stop));
-        let background = thread::Builder::new()
-            .name("reclaim".into())
-            .spawn(move || {
-                if let Err(error) = parts.engine.run_background(&stop) {
+        let mut spawn = |name: &str, run: fn(&Engine, &AtomicBool) -> Result<(), FaultError>| {
+            let (parts, stop) = (parts.clone(), Arc::clone(&stop));
+            let body = move || {
+                if let Err(error) = run(&parts.engine, &stop) {
                     parts.failure.record(error);
                 }
-            })?;
-        service.threads.push(background);
+            };
+            let thread = thread::Builder::new().name(name.into()).spawn(body)?;
+            service.threads.push(thread);
+            Ok::<_, io::Error>(())
+        };
+        spawn("reclaim", Engine::run_background)?;
+        spawn("ahead", |engine, _| engine.run_ahead())?;
         Ok(service)
     }
 }
@@ -75,6 +79,7 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         self.engine.wake_background();
+        self.engine.stop_ahead();
         for thread in self.threads.drain(..) {
             // A reader may be about to block when the signal comes, so one is not enough.
             while !thread.is_finished() {

@@ -284,6 +284,14 @@ impl Engine {
         slots.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Proof that no accelerator is attached, nor will be while it lives. Nothing else that asks for the accelerators may be
+    /// called meanwhile.
+    pub(super) fn unshared(&self) -> Option<impl Drop + '_> {
+        let slots = self.slots();
+        let none = slots.iter().all(|slot| slot.attached.is_none());
+        none.then_some(slots)
+    }
+
     fn slots_mut(&self) -> RwLockWriteGuard<'_, Vec<Slot>> {
         let slots = self.devices.0.write();
         slots.unwrap_or_else(PoisonError::into_inner)

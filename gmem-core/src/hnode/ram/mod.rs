@@ -143,6 +143,11 @@ impl Arena {
         }
     }
 
+    /// `pages` frames beneath the guest are no more.
+    pub fn dropped(&self, pages: u64) {
+        self.budget.released(pages);
+    }
+
     /// Up to `most` (1 to 64) consecutive slots without frames, into which the MMU may move pages. `None`
     /// if so much is staged that the rest of the slots is needed to bring pages in.
     pub fn take_empty(&self, most: usize) -> Option<Empty<'_>> {

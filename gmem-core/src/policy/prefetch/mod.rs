@@ -4,7 +4,7 @@ mod plan;
 mod streams;
 
 pub use plan::Plan;
-pub use streams::Streams;
+pub use streams::{Streams, Window};
 
 use crate::page::PageNo;
 

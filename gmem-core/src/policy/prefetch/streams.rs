@@ -46,8 +46,15 @@ struct Stream {
     stride: i64,
     /// Pages planned by the latest touch, its own included.
     window: u64,
-    /// Pages that came along with the latest touch.
+    /// Pages of that window that came along, with the latest touch or ahead of it.
     brought: u64,
+    /// The window came ahead of its touch, at least in part.
+    came_ahead: bool,
+    /// A page of it was touched that was still on its way, or has left again.
+    late: bool,
+    /// The next window has been handed out, and so many pages of it came.
+    going: Option<u64>,
+    begun_at: u64,
     used_at: u64,
     /// What it is but a guess of, so far.
     guess: Option<Guess>,
@@ -72,6 +79,8 @@ pub struct Streams {
     now: u64,
     /// Which stream the latest plan was for.
     latest: Option<usize>,
+    /// The latest touch was where that stream was expected to go on.
+    expected: bool,
     used: u64,
     distances: Belief,
     trend: Trend,
@@ -83,7 +92,8 @@ impl Stream {
         if self.stride == 0 {
             return None;
         }
-        let (distance, most) = (page - self.last, self.window as i64 + SLACK);
+        let windows = if self.going.is_some() { 2 } else { 1 };
+        let (distance, most) = (page - self.last, self.window as i64 * windows + SLACK);
         let steps = distance / self.stride;
         let even = steps * self.stride == distance;
         (even && (1..=most).contains(&steps)).then_some(steps)
@@ -101,9 +111,22 @@ impl Streams {
             .find_map(|(at, stream)| Some((at, stream.steps_to(page)?)))?;
         let stream = &mut self.streams[at];
         let planned = stream.window as i64;
-        if steps < planned {
-            // It was planned, and is not there, or no more: too much at once.
-            stream.window = (stream.window / 2).max(1);
+        self.expected = steps >= planned;
+        if !self.expected {
+            // It was planned, and is not there. Once in a window that came ahead it may still be on its way.
+            let patient = stream.came_ahead && !stream.late;
+            stream.late = true;
+            if !patient {
+                // Or no more: too much at once.
+                *stream = Stream {
+                    window: (stream.window / 2).max(1),
+                    came_ahead: false,
+                    going: None,
+                    brought: 0,
+                    last: page,
+                    ..*stream
+                };
+            }
             return Some(at);
         }
         self.used += stream.brought;
@@ -153,9 +176,57 @@ impl Streams {
             stride,
             window,
             guess: Some(guess),
+            begun_at: self.now,
             ..Stream::default()
         };
         at
+    }
+}
+
+/// A window that was handed out ahead of the touches that it is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Window {
+    stream: usize,
+    begun_at: u64,
+    first: i64,
+}
+
+impl Streams {
+    /// What to bring after the latest touch has been answered, while the accessor goes through the pages that are there: the
+    /// window after the one that was planned with the touch, if that was of a stream which has proved right for long. Fills
+    /// `plan`, which is empty.
+    ///
+    /// The first page of it is left out. Its touch is how one hears that the accessor has come so far.
+    pub fn ahead(&mut self, plan: &mut Plan) -> Option<Window> {
+        let stream = &mut self.streams[self.latest?];
+        if !self.expected || stream.guess.is_some() || stream.window < WINDOW {
+            return None;
+        }
+        if std::mem::take(&mut stream.late) {
+            return None;
+        }
+        let next = stream.last + stream.window as i64 * stream.stride;
+        let end = next + stream.window as i64 * stream.stride;
+        fill(plan, next + stream.stride, end, stream.stride);
+        stream.going = Some(0);
+        Some(Window {
+            stream: self.latest?,
+            begun_at: stream.begun_at,
+            first: next,
+        })
+    }
+
+    /// So many pages of a window that was handed out came.
+    pub fn brought_ahead(&mut self, window: Window, pages: u64) {
+        let stream = &mut self.streams[window.stream];
+        if stream.begun_at != window.begun_at {
+            // That stream has been forgotten.
+            return;
+        }
+        match &mut stream.going {
+            Some(early) if stream.last != window.first => *early += pages,
+            _ => stream.brought += pages,
+        }
     }
 }
 
@@ -163,6 +234,7 @@ impl Prefetch for Streams {
     fn plan(&mut self, touched: PageNo, plan: &mut Plan) {
         let page = touched.0 as i64;
         self.now += 1;
+        self.expected = false;
         self.latest = self.continued(page).or_else(|| {
             if let Some((stride, window)) = self.trend.suggestion() {
                 return Some(self.begin(stride, window, Guess::Trend));
@@ -177,24 +249,35 @@ impl Prefetch for Streams {
         });
         let Some(at) = self.latest else { return };
         let stream = &mut self.streams[at];
-        (stream.last, stream.brought, stream.used_at) = (page, 0, self.now);
-        for step in 0..stream.window as i64 {
-            // Past the end of memory there is nothing; the engine knows where that is.
-            match u64::try_from(page + step * stream.stride) {
-                Ok(page) if plan.add(PageNo(page)) => {}
-                _ => break,
-            }
+        stream.used_at = self.now;
+        if self.expected || stream.guess.is_some() {
+            let early = stream.going.take();
+            stream.brought = early.unwrap_or(0);
+            (stream.last, stream.came_ahead) = (page, early.is_some());
         }
+        let end = stream.last + stream.window as i64 * stream.stride;
+        fill(plan, page, end, stream.stride);
     }
 
     fn brought(&mut self, pages: u64) {
         if let Some(at) = self.latest {
-            self.streams[at].brought = pages;
+            self.streams[at].brought += pages;
         }
     }
 
     fn take_used(&mut self) -> u64 {
         std::mem::take(&mut self.used)
+    }
+}
+
+/// Adds every page from `page` to before `end`, in steps of `stride`.
+fn fill(plan: &mut Plan, page: i64, end: i64, stride: i64) {
+    for step in 0..(end - page) / stride {
+        // Past the end of memory there is nothing; the engine knows where that is.
+        match u64::try_from(page + step * stride) {
+            Ok(page) if plan.add(PageNo(page)) => {}
+            _ => break,
+        }
     }
 }
 

@@ -127,7 +127,99 @@ fn a_scan_among_many_unpredictable_touches_makes_them_bring_in_nothing() {
     assert!(along <= 20_000 + 2500, "{along} pages for a scan of 20,000");
 }
 
+/// As [`touch`], with somebody who brings what is handed out ahead, `delay` touches later, or never. Returns faults, pages that
+/// came along while the accessor waited, and those that came ahead.
+fn touch_ahead(pages: impl Iterator<Item = u64>, delay: Option<u64>) -> (u64, u64, u64) {
+    let (mut streams, mut plan) = (Streams::default(), Plan::default());
+    let mut there = HashSet::new();
+    let mut on_their_way = VecDeque::new();
+    let (mut faults, mut along, mut early) = (0, 0, 0);
+    for (now, page) in pages.enumerate() {
+        let now = now as u64;
+        while let Some((due, window, plan)) =
+            on_their_way.pop_front_if(|it: &mut (u64, Window, Plan)| it.0 <= now)
+        {
+            let _: u64 = due;
+            let brought = bring(&plan, &mut there);
+            streams.brought_ahead(window, brought);
+            early += brought;
+        }
+        if there.contains(&page) {
+            continue;
+        }
+        faults += 1;
+        plan.clear();
+        streams.plan(PageNo(page), &mut plan);
+        there.insert(page);
+        let brought = bring(&plan, &mut there);
+        streams.brought(brought);
+        along += brought;
+        let mut next = Plan::default();
+        if let (Some(window), Some(delay)) = (streams.ahead(&mut next), delay) {
+            on_their_way.push_back((now + delay, window, next));
+        }
+    }
+    assert!(streams.take_used() <= along + early);
+    (faults, along, early)
+}
+
+/// Brings a plan's pages; returns how many were not there.
+fn bring(plan: &Plan, there: &mut HashSet<u64>) -> u64 {
+    let pages = plan
+        .clusters()
+        .iter()
+        .flat_map(|(cluster, mask)| cluster.pages(*mask));
+    pages.filter(|page| there.insert(page.0)).count() as u64
+}
+
+#[test]
+fn a_stream_waits_for_a_page_a_window_while_the_next_comes_ahead() {
+    let downwards = (0..6400).rev().collect::<Vec<u64>>();
+    let apart = (0..6400).map(|n| n * 17).collect();
+    for pages in [(0..6400).collect(), downwards, apart] {
+        let (faults, along, early) = touch_ahead(pages.into_iter(), Some(10));
+        assert!(faults <= 105, "{faults}");
+        assert!(along <= 200, "{along} pages came while the accessor waited");
+        assert!((6000..6500).contains(&early), "{early}");
+    }
+}
+
+#[test]
+fn pages_that_are_on_their_way_for_long_are_brought_by_who_needs_them() {
+    for delay in [Some(60), Some(100), Some(1000), None] {
+        let (faults, along, early) = touch_ahead(0..6400, delay);
+        assert!(
+            faults <= 110,
+            "{faults} faults, {along} along, {early} ahead"
+        );
+    }
+}
+
+#[test]
+fn nothing_comes_ahead_of_unpredictable_touches() {
+    let (_, _, early) = touch_ahead(random(9).map(|it| it % 100_000).take(20_000), Some(1));
+    assert_eq!(early, 0);
+}
+
 proptest! {
+    #[test]
+    fn a_window_ahead_lies_beyond_what_was_planned(steps in prop::collection::vec(0u64..70, 1..200)) {
+        let (mut streams, mut plan) = (Streams::default(), Plan::default());
+        let mut page = 0;
+        for step in steps {
+            page += step;
+            plan.clear();
+            streams.plan(PageNo(page), &mut plan);
+            let mut next = Plan::default();
+            if streams.ahead(&mut next).is_some() {
+                prop_assert!(next.pages() < 64);
+                for (cluster, mask) in next.clusters() {
+                    prop_assert_eq!(plan.of(*cluster) & mask, 0);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_plan_is_at_most_64_pages_and_knows_no_page_before_the_first(pages in prop::collection::vec(0u64..300, 1..100)) {
         let (mut streams, mut plan) = (Streams::default(), Plan::default());
