@@ -91,9 +91,8 @@ fn other_versions_and_ways_are_named() {
 #[test]
 fn a_recording_that_did_not_end_is_an_error() {
     let mut file = Cursor::new(Vec::new());
-    let mut writer = Writer::new(&mut file, 10, 1).unwrap();
-    writer.touch(3).unwrap();
-    drop(writer);
+    let touched = Writer::new(&mut file, 10, 1).unwrap().touch(3);
+    assert!(touched.unwrap());
     let read = Recording::read(&file.into_inner()[..]);
     assert!(matches!(read, Err(RecordingError::Unfinished)));
 }
