@@ -5,7 +5,8 @@
 //! window has; what is touched again while it is in the window is not seen. [docs/policy.md](../../../docs/policy.md) says
 //! what that means for policies.
 
-use std::collections::VecDeque;
+mod window;
+
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Seek};
@@ -13,27 +14,22 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use gmem_core::mmu::Obstacle;
 use gmem_core::page::PAGE_SIZE;
 use gmem_core::policy::simulation::recorded::Writer;
 use vmm_sys_util::signal::Killable;
 
 use super::arming::{ArmError, step};
 use super::failure::Failure;
-use super::pagemap::Pagemap;
 use super::ram::GuestRam;
-use super::reserve::{Backing, Reservation};
 use super::server::{Server, Serving};
-use super::userfault::{Event, Mode, Reading, Userfault, Waking};
 use crate::kvm::{affinity, kick};
+use window::Window;
 
 /// For each vCPU: pages that an instruction may need at once, with those that translate its addresses, and some to spare. With
 /// fewer, a vCPU could lose the first of them before the last has come.
 pub const LEAST_WINDOW: u32 = 32;
-/// How long the kernel may have a page in use before its fault counts as failed.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Serves one microVM's memory and records its touches.
 pub struct Recorder {
@@ -157,31 +153,8 @@ impl Server for Recorder {
             let writer = Writer::new(BufWriter::new(file), pages, window);
             recording.writer = Some(writer.map_err(step("writing the recording"))?);
         }
-        let slots = Reservation::new(end as usize, Backing::Small)?;
-        let userfault = Userfault::open(Reading::Blocking)?;
-        let registering = "registering memory with userfaultfd";
-        userfault
-            .register(slots.start(), slots.len(), Mode::WriteProtect)
-            .map_err(step(registering))?;
-        for region in ram.mapped() {
-            let start = ram.base() + region.start as usize;
-            userfault
-                .register(start, region.size as usize, Mode::MissingAndWriteProtect)
-                .map_err(step(registering))?;
-        }
-        let mut window = Window {
-            ram: Arc::clone(ram),
-            slots,
-            userfault,
-            pages: vec![Whereabouts::Nowhere; pages as usize],
-            present: VecDeque::new(),
-            size: window as usize,
-            recording: Arc::clone(&self.recording),
-            failure: Arc::clone(failure),
-        };
-        window
-            .take_over()
-            .map_err(step("taking over guest memory"))?;
+        let recording = Arc::clone(&self.recording);
+        let mut window = Window::new(ram, pages, window, recording, failure)?;
         let threads = "starting threads";
         kick::install_handler().map_err(step(threads))?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -220,185 +193,5 @@ impl Drop for Handler {
             // A panic has been printed; there is nobody left to tell.
             let _ = thread.join();
         }
-    }
-}
-
-/// Where a page's bytes are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whereabouts {
-    /// It reads as zeros.
-    Nowhere,
-    /// In its slot: at the same offset as in guest memory.
-    Slot,
-    /// Beneath the guest.
-    Present,
-}
-
-/// The pages that are let in, and where the others are.
-struct Window {
-    ram: Arc<GuestRam>,
-    slots: Reservation,
-    userfault: Userfault,
-    pages: Vec<Whereabouts>,
-    /// In the order in which they came.
-    present: VecDeque<u32>,
-    size: usize,
-    recording: Arc<Mutex<Recording>>,
-    failure: Arc<Failure>,
-}
-
-impl Window {
-    /// Host address of the guest's page.
-    fn page(&self, page: u32) -> usize {
-        self.ram.base() + page as usize * PAGE_SIZE
-    }
-
-    /// Host address of its slot.
-    fn slot(&self, page: u32) -> usize {
-        self.slots.start() + page as usize * PAGE_SIZE
-    }
-
-    /// Moves all that was loaded out of the guest. No vCPU runs yet.
-    fn take_over(&mut self) -> io::Result<()> {
-        let pagemap = Pagemap::open()?;
-        let ram = Arc::clone(&self.ram);
-        for region in ram.mapped() {
-            let (start, len) = (ram.base() + region.start as usize, region.size as usize);
-            let mut runs = pagemap.scan(start, len)?;
-            if runs.iter().any(|run| run.swapped) {
-                ram.populate_swapped(region.start, len)?;
-                runs = pagemap.scan(start, len)?;
-            }
-            for run in runs {
-                if run.zero {
-                    // The kernel's shared zero page cannot be moved.
-                    ram.discard((run.start - ram.base()) as u64, run.len)?;
-                    continue;
-                }
-                for address in (run.start..run.start + run.len).step_by(PAGE_SIZE) {
-                    let page = ((address - ram.base()) / PAGE_SIZE) as u32;
-                    if let Some(obstacle) = self.expel(page) {
-                        let text = format!("page {page} cannot be moved out: {obstacle:?}");
-                        return Err(io::Error::other(text));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn handle_faults(&mut self, stop: &AtomicBool) {
-        let mut events = [Event::default()];
-        while !stop.load(Ordering::Acquire) {
-            match self.userfault.read_events(&mut events) {
-                Ok(0) => {}
-                Ok(_) => self.touched(events[0].address),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                    ) => {}
-                Err(error) => {
-                    self.failure
-                        .record(format_args!("userfaultfd cannot be read: {error}"));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn touched(&mut self, address: usize) {
-        let Some(gpa) = self.ram.guest_address(address) else {
-            return;
-        };
-        let page = (gpa / PAGE_SIZE as u64) as u32;
-        if self.pages[page as usize] == Whereabouts::Present {
-            // Somebody else touched it before.
-            let _ = self.userfault.wake(address, PAGE_SIZE);
-            return;
-        }
-        self.record(page);
-        self.make_room();
-        let since = Instant::now();
-        let mut obstacle = self.bring(page);
-        while obstacle == Some(Obstacle::Busy) && since.elapsed() < PATIENCE {
-            thread::yield_now();
-            obstacle = self.bring(page);
-        }
-        if let Some(obstacle) = obstacle {
-            self.failure
-                .record(format_args!("page {page} cannot be moved in: {obstacle:?}"));
-            // Its bytes are somewhere, but the guest must not see others.
-            let _ = self.userfault.poison(address, PAGE_SIZE);
-        }
-    }
-
-    fn record(&self, page: u32) {
-        let mut recording = lock(&self.recording);
-        match recording
-            .writer
-            .as_mut()
-            .map(|writer| writer.touch(page.into()))
-        {
-            None | Some(Ok(true)) => {}
-            Some(Ok(false)) => recording.unrecorded += 1,
-            Some(Err(error)) => {
-                recording.writer = None;
-                self.failure
-                    .record(format_args!("the recording cannot be written: {error}"));
-            }
-        }
-    }
-
-    /// Lets the pages go that came first, until one more may come.
-    fn make_room(&mut self) {
-        for _ in 0..self.present.len() {
-            if self.present.len() < self.size {
-                return;
-            }
-            let Some(page) = self.present.pop_front() else {
-                return;
-            };
-            match self.expel(page) {
-                None => {}
-                Some(Obstacle::Busy) => {
-                    self.present.push_back(page);
-                    lock(&self.recording).stayed += 1;
-                }
-                Some(obstacle) => self.failure.record(format_args!(
-                    "page {page} cannot be moved out: {obstacle:?}"
-                )),
-            }
-        }
-    }
-
-    /// Moves a page out of the guest.
-    fn expel(&mut self, page: u32) -> Option<Obstacle> {
-        let (to, from) = (self.slot(page), self.page(page));
-        let moved = self
-            .userfault
-            .move_pages(to, from, PAGE_SIZE, Waking::Later);
-        if moved.stopped.is_none() {
-            self.pages[page as usize] = Whereabouts::Slot;
-        }
-        moved.stopped
-    }
-
-    /// Brings a page in and wakes who waits for it.
-    fn bring(&mut self, page: u32) -> Option<Obstacle> {
-        let (to, from) = (self.page(page), self.slot(page));
-        let moved = match self.pages[page as usize] {
-            Whereabouts::Slot => self.userfault.move_pages(to, from, PAGE_SIZE, Waking::Now),
-            Whereabouts::Nowhere | Whereabouts::Present => {
-                let copied = self.userfault.copy_pages(to, &[0; PAGE_SIZE]);
-                let _ = self.userfault.wake(to, PAGE_SIZE);
-                copied
-            }
-        };
-        if moved.stopped.is_none() {
-            self.pages[page as usize] = Whereabouts::Present;
-            self.present.push_back(page);
-        }
-        moved.stopped
     }
 }
