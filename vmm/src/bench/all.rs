@@ -147,6 +147,7 @@ impl Asked<'_> {
         let options = policy::Options {
             seed: self.options.seed,
             rounds: self.options.rounds,
+            traces: Vec::new(),
         };
         Part::of(&policy::measure(&options, self.signals, self.progress)?)
     }

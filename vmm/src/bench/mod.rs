@@ -48,6 +48,9 @@ pub enum BenchError {
     /// The host has no swap to compare with.
     #[error(transparent)]
     Swap(#[from] swap::SwapError),
+    /// A recording cannot be simulated.
+    #[error(transparent)]
+    Trace(#[from] policy::TraceError),
     /// A guest's group had nothing left to reclaim.
     #[error(
         "the guest on {side} was killed: its control group was out of memory; give it a larger --local"
@@ -107,7 +110,9 @@ impl BenchError {
         match self {
             Self::Build(error) => error.exit_code(),
             Self::Host(_) | Self::Swap(_) => ExitCode::HostLacks,
-            Self::Guest { usage: true, .. } | Self::NoFigure { .. } => ExitCode::Usage,
+            Self::Guest { usage: true, .. } | Self::NoFigure { .. } | Self::Trace(_) => {
+                ExitCode::Usage
+            }
             Self::Guest { .. } | Self::OutOfMemory { .. } | Self::Signal { .. } => ExitCode::Failed,
         }
     }

@@ -2,131 +2,41 @@
 //!
 //! Nothing here is timed: the same seed gives the same figures anywhere.
 
+mod recorded;
+mod row;
+
 use std::panic::resume_unwind;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::thread;
 
-use gmem_core::page::CLUSTER_PAGES;
-use gmem_core::policy::simulation::traces::{KINDS, Kind, Shape};
-use gmem_core::policy::simulation::{
-    Arc, Clock, Lru, Managed, Replacement, S3Fifo, Seen, Sieve, belady, misses,
-};
-use gmem_core::policy::{self, Eviction};
+use gmem_core::policy::simulation::traces::{KINDS, Kind};
 use serde::Serialize;
 
 use super::{BenchError, Measured, Progress, Summary};
 use crate::signals::TerminationSignals;
+use recorded::Trace;
+
+pub use recorded::{Recorded, TraceError};
+pub use row::Row;
 
 /// Pages that a trace may touch.
 const PAGES: u32 = 16384;
 /// Touches of a trace.
 const TOUCHES: usize = 400_000;
-/// Of how many pages one's uses are seen, where they are sampled.
-const SAMPLED: u32 = 8;
 /// Memory, in percent of the pages.
-pub const CAPACITIES: [u32; 3] = [10, 25, 50];
+pub const CAPACITIES: [u32; 3] = [10, 25, LAST];
+const LAST: u32 = 50;
 
 /// What is simulated.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The first round's seed; the others follow.
     pub seed: u64,
-    /// Rounds, each of all traces with a seed of its own.
+    /// Rounds, each of all traces with a seed of its own; none simulates recordings only.
     pub rounds: usize,
-}
-
-/// Misses of one trace in one size of memory.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// The trace's kind.
-    pub trace: &'static str,
-    /// Whether it was kept apart while the policy was designed.
-    pub held_out: bool,
-    /// Memory, in percent of the pages.
-    pub capacity_percent: u32,
-    /// The trace's seed.
-    pub seed: u64,
-    /// The least that is possible.
-    pub belady: u64,
-    /// LRU.
-    pub lru: u64,
-    /// CLOCK.
-    pub clock: u64,
-    /// ARC.
-    pub arc: u64,
-    /// S3-FIFO.
-    pub s3fifo: u64,
-    /// SIEVE.
-    pub sieve: u64,
-    /// Hit density, where it sees all uses.
-    pub density: u64,
-    /// Where it sees faults only.
-    pub density_faults: u64,
-    /// Where it sees faults, and all uses of one page in eight.
-    pub density_sampled: u64,
-    /// What the engine runs, where it sees faults only: as it does.
-    pub engine: u64,
-    /// Touches that found a page staged, likewise: no misses.
-    pub rescues_density: u64,
-    /// Where it sees faults only.
-    pub rescues_density_faults: u64,
-    /// Where it sees a part.
-    pub rescues_density_sampled: u64,
-    /// With what the engine runs.
-    pub rescues_engine: u64,
-}
-
-impl Row {
-    /// The fewest misses of the five from the literature.
-    pub fn best(&self) -> u64 {
-        let others = [self.clock, self.arc, self.s3fifo, self.sieve];
-        others.into_iter().fold(self.lru, u64::min)
-    }
-
-    fn of(kind: &Kind, capacity_percent: u32, seed: u64) -> Self {
-        let capacity = PAGES * capacity_percent / 100;
-        let trace = kind.generate(&Shape {
-            pages: PAGES,
-            capacity,
-            touches: TOUCHES,
-            seed,
-        });
-        let room = capacity as usize;
-        let other = |policy: &mut dyn Replacement| misses(policy, &trace);
-        let managed = |eviction: &dyn Eviction, seen| {
-            let mut managed = Managed::new(eviction, PAGES, room, seen);
-            (misses(&mut managed, &trace), managed.rescues())
-        };
-        let density = |seen| {
-            let density =
-                policy::Density::new(u64::from(PAGES) / CLUSTER_PAGES as u64, room as u64);
-            managed(&density, seen)
-        };
-        let (all, rescues_density) = density(Seen::All);
-        let (faults, rescues_density_faults) = density(Seen::Faults);
-        let (sampled, rescues_density_sampled) = density(Seen::Sampled(SAMPLED));
-        let (engine, rescues_engine) = managed(&policy::Clock::default(), Seen::Faults);
-        Self {
-            trace: kind.name,
-            held_out: kind.held_out,
-            capacity_percent,
-            seed,
-            belady: belady(&trace, PAGES, room),
-            lru: other(&mut Lru::new(PAGES, room)),
-            clock: other(&mut Clock::new(PAGES, room)),
-            arc: other(&mut Arc::new(PAGES, room)),
-            s3fifo: other(&mut S3Fifo::new(PAGES, room)),
-            sieve: other(&mut Sieve::new(PAGES, room)),
-            density: all,
-            density_faults: faults,
-            density_sampled: sampled,
-            engine,
-            rescues_density,
-            rescues_density_faults,
-            rescues_density_sampled,
-            rescues_engine,
-        }
-    }
+    /// Recordings to be simulated as well, by their paths.
+    pub traces: Vec<PathBuf>,
 }
 
 /// Misses of hit density over the fewest of the others, of all traces in all sizes of memory; a value a round.
@@ -161,7 +71,7 @@ impl Ratios {
         let worst = |ratios: &[f64]| ratios.iter().copied().fold(0.0, f64::max);
         let summary = |policy: fn(&Row) -> u64, held_out: bool, of: &dyn Fn(&[f64]) -> f64| {
             let round = |seed: &u64| {
-                let wanted = |row: &&Row| row.seed == *seed && (row.held_out || !held_out);
+                let wanted = |row: &&Row| row.seed == Some(*seed) && (row.held_out || !held_out);
                 let ratio = |row: &Row| policy(row) as f64 / row.best() as f64;
                 of(&rows.iter().filter(wanted).map(ratio).collect::<Vec<_>>())
             };
@@ -191,50 +101,75 @@ pub struct Figures {
     pub touches: usize,
     /// Each trace in each size of memory with each seed.
     pub traces: Vec<Row>,
+    /// Each recording; the ratios are without them.
+    pub recorded: Vec<Recorded>,
 }
 
-/// Simulates all traces, on two threads.
+/// Simulates all traces, on two threads. Without rounds there are no ratios.
 pub fn measure(
     options: &Options,
     signals: &TerminationSignals,
     progress: &dyn Progress,
-) -> Result<Measured<Figures, Ratios>, BenchError> {
+) -> Result<Measured<Figures, Option<Ratios>>, BenchError> {
+    // What cannot be read is said before anything is simulated.
+    let read = options.traces.iter().map(|path| Trace::read(path));
+    let recordings = read.collect::<Result<Vec<_>, _>>()?;
     let seeds: Vec<u64> = (0..options.rounds as u64)
         .map(|round| options.seed.wrapping_add(round))
         .collect();
     let kinds = |seed: &u64| KINDS.iter().map(|kind| (kind, *seed)).collect::<Vec<_>>();
     let jobs: Vec<(&Kind, u64)> = seeds.iter().flat_map(kinds).collect();
-    let ended = OnceLock::new();
-    let simulate = |(kind, seed): &(&Kind, u64)| {
-        let rows = CAPACITIES.map(|capacity| {
-            if let Some(name) = signals.take() {
-                let _ = ended.set(name);
-            }
-            ended
-                .get()
-                .is_none()
-                .then(|| Row::of(kind, capacity, *seed))
-        });
-        progress.line(format!("seed {seed}: {}", kind.name));
-        rows.into_iter().flatten().collect::<Vec<_>>()
-    };
-    let (first, second) = jobs.split_at(jobs.len() / 2);
-    let rows: Vec<Row> = thread::scope(|scope| {
-        let other = scope.spawn(|| second.iter().flat_map(simulate).collect::<Vec<_>>());
-        let mut rows: Vec<Row> = first.iter().flat_map(simulate).collect();
-        // A panic there is one here.
-        rows.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        rows
-    });
-    if let Some(name) = ended.into_inner() {
-        let abandoned = false;
-        return Err(BenchError::Signal { name, abandoned });
+    let rows = simulate(&jobs, signals, |(kind, seed), capacity| {
+        let row = Row::of_kind(kind, capacity, *seed);
+        if capacity == LAST {
+            progress.line(format!("seed {seed}: {}", kind.name));
+        }
+        row
+    })?;
+    let mut recorded = Vec::new();
+    for trace in recordings {
+        let rows = simulate(&[&trace], signals, |trace, capacity| trace.row(capacity))?;
+        progress.line(format!("recorded: {}", trace.name()));
+        recorded.push(trace.into_figures(rows));
     }
-    let ratios = Ratios::of(&rows, &seeds);
+    let ratios = (!seeds.is_empty()).then(|| Ratios::of(&rows, &seeds));
     let figures = Figures {
         pages: PAGES,
         touches: TOUCHES,
         traces: rows,
+        recorded,
     };
     Ok(Measured::new("policy", options.rounds, figures, ratios))
+}
+
+/// A row of each of `traces` in each size of memory, in this order.
+fn simulate<T: Sync>(
+    traces: &[T],
+    signals: &TerminationSignals,
+    row: impl Fn(&T, u32) -> Row + Sync,
+) -> Result<Vec<Row>, BenchError> {
+    let sizes = |trace| CAPACITIES.map(|capacity| (trace, capacity));
+    let jobs: Vec<(&T, u32)> = traces.iter().flat_map(sizes).collect();
+    let ended = OnceLock::new();
+    let one = |(trace, capacity): &(&T, u32)| {
+        if let Some(name) = signals.take() {
+            let _ = ended.set(name);
+        }
+        ended.get().is_none().then(|| row(trace, *capacity))
+    };
+    let (first, second) = jobs.split_at(jobs.len() / 2);
+    let rows: Vec<Row> = thread::scope(|scope| {
+        let other = scope.spawn(|| second.iter().filter_map(one).collect::<Vec<_>>());
+        let mut rows: Vec<Row> = first.iter().filter_map(one).collect();
+        // A panic there is one here.
+        rows.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        rows
+    });
+    match ended.into_inner() {
+        Some(name) => {
+            let abandoned = false;
+            Err(BenchError::Signal { name, abandoned })
+        }
+        None => Ok(rows),
+    }
 }

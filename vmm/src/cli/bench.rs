@@ -179,7 +179,7 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
             finish(json, measured, accel::text)
         }
         Experiment::Policy(args) => {
-            let options = args.options();
+            let options = args.options()?;
             let json = ResultFile::create(args.json)?;
             let measured = bench::policy::measure(&options, &signals, &status);
             finish(json, measured, policy::text)

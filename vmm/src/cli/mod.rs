@@ -10,6 +10,7 @@ mod enter;
 mod keys;
 pub mod memory;
 mod plan;
+mod record;
 pub mod run;
 pub mod size;
 mod status;

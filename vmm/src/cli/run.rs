@@ -14,6 +14,7 @@ use super::accel;
 use super::device_args::DeviceArgs;
 use super::memory::{self, MemoryArg};
 use super::plan::{self, Asked};
+use super::record::{self, RecordArg};
 use super::status::StatusLine;
 use super::stderr;
 use super::tier::{self, TierArg};
@@ -30,6 +31,8 @@ use crate::devices::DeviceConfig;
 use crate::exit_code::ExitCode;
 use crate::machine::{BuildError, Config, Machine, Payload, Setting};
 use crate::memory::plan::Plan;
+use crate::memory::recorder::{RecordError, Recorder};
+use crate::memory::server;
 use crate::outcome::{Outcome, Reason};
 use crate::report::{OutcomeKind, Report, ReportSink};
 use crate::signals::{TerminationSignals, survive_file_size_limit};
@@ -84,6 +87,11 @@ pub struct RunArgs {
     /// Where the JSON report goes at the end: a file, or - for stdout
     #[arg(long, value_name = "FILE|-")]
     report: Option<String>,
+
+    /// Record which pages the guest touches, in order, for `gmem bench policy --trace`: with as few pages in its memory at a time
+    /// as the window has (64), which is slow. In place of --tier
+    #[arg(long, value_name = "FILE[,window=N]", value_parser = record::parse, conflicts_with_all = ["tiers", "accelerators"])]
+    record: Option<RecordArg>,
 
     #[command(flatten)]
     devices: DeviceArgs,
@@ -176,15 +184,17 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
     };
     let plan = plan::of(args.tiers.clone(), asked)
         .map_err(|error| Failure::new(ExitCode::Usage, error))?;
+    // A recorder serves the memory in the plan's place.
+    let plan = plan.filter(|_| args.record.is_none());
     let host = Host::this();
     let lacks = |error: HostLacks| Failure::new(ExitCode::HostLacks, error);
     require_kvm(&host).map_err(lacks)?;
     match &plan {
-        None => {}
+        None if args.record.is_none() => {}
         Some(plan) if let Some(bytes) = plan.swap() => {
             require_swap(&host, plan.budget, bytes).map_err(lacks)?;
         }
-        Some(_) => {
+        None | Some(_) => {
             require_kernel(&host).map_err(lacks)?;
             require_userfaultfd(&host).map_err(lacks)?;
         }
@@ -196,9 +206,18 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
     let socket = socket
         .transpose()
         .map_err(|error| Failure::new(ExitCode::Usage, error))?;
+    let recorder = args.record.as_ref().map(|record| {
+        let recorder = Recorder::create(&record.path, record.window);
+        recorder
+            .map(Arc::new)
+            .map_err(|error| Failure::new(ExitCode::Usage, error))
+    });
+    let recorder = recorder.transpose()?;
     let setting = Setting {
         cpus: Some(args.vcpu_cpu.clone()).filter(|cpus| !cpus.is_empty()),
-        server: None,
+        server: recorder
+            .clone()
+            .map(|recorder| recorder as Arc<dyn server::Server>),
     };
     let config = config(args, plan);
     // A descriptor of its own: a vCPU that is stuck in writing to it must not hold the lock of this
@@ -225,7 +244,14 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
         .map(|socket| Server::start(socket, target))
         .transpose()
         .map_err(host_failed)?;
-    watch(running, &signals, &status, server, input).map_err(host_failed)
+    let ended = watch(running, &signals, &status, server, input).map_err(host_failed)?;
+    let unwritten = |error: RecordError| Failure::new(ExitCode::Failed, error);
+    let recorded = recorder.map_or(Ok(None), |recorder| recorder.finish());
+    if let Some(recorded) = recorded.map_err(unwritten)? {
+        let patience = ended.outcome.is_urgent().then_some(PATIENCE);
+        status.say_within(&recorded.to_string(), patience);
+    }
+    Ok(ended)
 }
 
 fn config(args: RunArgs, plan: Option<Plan>) -> Config {

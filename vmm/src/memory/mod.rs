@@ -4,6 +4,7 @@
 //! does it: from then on [`service`] reads faults from [`userfault`] and hands them to the engine of
 //! `gmem-core`, which moves frames through [`mmu`]. [`freeing`] is the side that devices see,
 //! `in_place` the one of accelerators, [`plugging`] memory that comes and goes in a running guest.
+//! Where touches are recorded, [`recorder`] takes the engine's place.
 
 pub mod arming;
 mod discard;
@@ -17,6 +18,7 @@ pub mod pagemap;
 pub mod plan;
 pub mod plugging;
 pub mod ram;
+pub mod recorder;
 pub mod server;
 mod service;
 pub mod swap;

@@ -2,7 +2,8 @@
 //! and for our own.
 //!
 //! Pages are numbers below the trace's footprint. Memory is empty at first, so that first touches count as misses.
-//! [`Managed`] runs any [`Eviction`](super::Eviction), as the engine would, on a real page table.
+//! Traces are made ([`traces`]), or were recorded from guests ([`recorded`]). [`Managed`] runs any
+//! [`Eviction`](super::Eviction), as the engine would, on a real page table.
 
 mod arc;
 mod belady;
@@ -11,6 +12,7 @@ mod lists;
 mod lru;
 mod managed;
 mod random;
+pub mod recorded;
 mod s3fifo;
 mod sieve;
 pub mod traces;

@@ -6,7 +6,9 @@ use clap::Args;
 
 use super::text::{heading, row};
 use crate::bench::Measured;
-use crate::bench::policy::{Figures, Options, Ratios, Row};
+use crate::bench::policy::{Figures, Options, Ratios, Recorded, Row};
+use crate::cli::run::Failure;
+use crate::exit_code::ExitCode;
 
 #[derive(Debug, Args)]
 pub(super) struct PolicyArgs {
@@ -14,9 +16,13 @@ pub(super) struct PolicyArgs {
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
 
-    /// Rounds, each of all traces with a seed of its own
-    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Rounds, each of all traces with a seed of its own; 0, to simulate none but those of --trace
+    #[arg(long, value_name = "N", default_value = "3")]
     rounds: u16,
+
+    /// Simulate this trace as well, which `gmem run --record` made; may be given several times
+    #[arg(long = "trace", value_name = "FILE")]
+    traces: Vec<PathBuf>,
 
     /// Write the result here as JSON
     #[arg(long, value_name = "FILE")]
@@ -24,22 +30,40 @@ pub(super) struct PolicyArgs {
 }
 
 impl PolicyArgs {
-    pub(super) fn options(&self) -> Options {
-        Options {
+    pub(super) fn options(&self) -> Result<Options, Failure> {
+        if self.rounds == 0 && self.traces.is_empty() {
+            let nothing = "there is nothing to simulate; give --rounds 1 or more, or --trace FILE";
+            return Err(Failure::new(ExitCode::Usage, nothing));
+        }
+        Ok(Options {
             seed: self.seed,
             rounds: self.rounds.into(),
-        }
+            traces: self.traces.clone(),
+        })
     }
 }
 
-pub(super) fn text(measured: &Measured<Figures, Ratios>) -> String {
+pub(super) fn text(measured: &Measured<Figures, Option<Ratios>>) -> String {
     let figures = &measured.figures;
+    let mut text = String::new();
+    if let Some(ratios) = &measured.ratios {
+        text += &made(figures, ratios, measured.rounds);
+    }
+    if !figures.recorded.is_empty() {
+        text += &recorded(&figures.recorded);
+    }
+    text
+}
+
+/// A table of the traces that are made.
+fn made(figures: &Figures, ratios: &Ratios, rounds: usize) -> String {
+    let first = figures.traces.first().map(|row| row.seed);
     let mut text = format!(
         "Misses in thousands, of {} touches of {} pages; seed {} of {}.\n\n{:<14}{:>4}",
         figures.touches,
         figures.pages,
-        figures.traces.first().map_or(0, |row| row.seed),
-        measured.rounds,
+        first.flatten().unwrap_or_default(),
+        rounds,
         "",
         "%"
     );
@@ -51,7 +75,6 @@ pub(super) fn text(measured: &Measured<Figures, Ratios>) -> String {
         text += &format!("{name:>8}");
     }
     text += "\n";
-    let first = figures.traces.first().map(|row| row.seed);
     for row in figures.traces.iter().filter(|row| Some(row.seed) == first) {
         text += &line(row);
     }
@@ -59,7 +82,6 @@ pub(super) fn text(measured: &Measured<Figures, Ratios>) -> String {
              engine: the CLOCK that the engine runs, which sees faults only.\n\
              *: kept apart while the policy was designed.\n\nMisses over the fewest of the five, of all rounds\n";
     text += &heading();
-    let ratios = &measured.ratios;
     let rows = [
         ("worst", &ratios.policy_worst_over_best),
         ("mean", &ratios.policy_mean_over_best),
@@ -78,6 +100,54 @@ pub(super) fn text(measured: &Measured<Figures, Ratios>) -> String {
     text
 }
 
+/// A table of recordings.
+fn recorded(recordings: &[Recorded]) -> String {
+    let mut text = format!(
+        "\nRecorded: misses over the fewest of the five\n\n{:<14}{:>4}",
+        "", "%"
+    );
+    let names = [
+        "best", "belady", "lru", "clock", "arc", "s3fifo", "sieve", "density", "faults", "sampled",
+        "engine",
+    ];
+    for name in names {
+        text += &format!("{name:>8}");
+    }
+    text += "\n";
+    for row in recordings.iter().flat_map(|recorded| &recorded.rows) {
+        text += &format!(
+            "{:<14}{:>4}{:>8}",
+            row.trace,
+            row.capacity_percent,
+            row.best()
+        );
+        let misses = [
+            row.belady,
+            row.lru,
+            row.clock,
+            row.arc,
+            row.s3fifo,
+            row.sieve,
+            row.density,
+            row.density_faults,
+            row.density_sampled,
+            row.engine,
+        ];
+        for misses in misses {
+            text += &format!("{:>8.3}", misses as f64 / row.best() as f64);
+        }
+        text += "\n";
+    }
+    text += "\n";
+    for recorded in recordings {
+        text += &format!(
+            "{}: {} touches of {} pages of {}, seen through a window of {}.\n",
+            recorded.trace, recorded.touches, recorded.pages, recorded.guest_pages, recorded.window
+        );
+    }
+    text
+}
+
 fn line(row: &Row) -> String {
     let star = if row.held_out { "*" } else { "" };
     let mut line = format!(
@@ -87,7 +157,13 @@ fn line(row: &Row) -> String {
     );
     let best = row.best();
     let misses = [
-        row.belady, row.lru, row.clock, row.arc, row.s3fifo, row.sieve, row.engine,
+        row.belady,
+        row.lru,
+        row.clock,
+        row.arc,
+        row.s3fifo,
+        row.sieve,
+        row.density,
     ];
     for misses in misses {
         line += &format!("{:>8.1}", misses as f64 / 1e3);
