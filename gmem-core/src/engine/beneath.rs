@@ -5,7 +5,7 @@
 //! accelerators let go, and acknowledge, before a page leaves. This is the only way to the MMU, so nobody forgets it.
 
 use super::Engine;
-use crate::mmu::{HostAddress, Mmu, Moved};
+use crate::mmu::{HostAddress, Mmu, Moved, Promoted};
 use crate::page::{PAGE_SIZE, PageNo};
 use std::sync::Arc;
 
@@ -30,6 +30,11 @@ impl Beneath {
     /// See [`Mmu::unprotect`].
     pub(super) fn unprotect(&self, page: PageNo, pages: usize) {
         self.0.unprotect(page, pages);
+    }
+
+    /// See [`Mmu::promote`].
+    pub(super) fn promote(&self, page: PageNo) -> Promoted {
+        self.0.promote(page)
     }
 
     /// See [`Mmu::read`].

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use gmem_core::mmu::{HostAddress, Mmu, Moved};
+use gmem_core::mmu::{HostAddress, Mmu, Moved, Promoted};
 use gmem_core::page::{BLOCK_PAGES, PAGE_SIZE, PageNo};
 
+use super::huge;
 use super::ram::GuestRam;
 use super::userfault::{Userfault, Waking};
 
@@ -13,6 +14,8 @@ use super::userfault::{Userfault, Waking};
 pub(super) struct VcpuMmu {
     pub(super) userfault: Arc<Userfault>,
     pub(super) ram: Arc<GuestRam>,
+    /// Whether full blocks become huge pages.
+    pub(super) promotes: bool,
 }
 
 impl VcpuMmu {
@@ -71,6 +74,14 @@ impl Mmu for VcpuMmu {
         // As for `wake`. What stayed protected is reported when it is written to, and released then.
         let (start, len) = (self.address(page), pages * PAGE_SIZE);
         let _ = self.userfault.unprotect(start, len, Waking::Later);
+    }
+
+    fn promote(&self, page: PageNo) -> Promoted {
+        if self.promotes {
+            huge::promote(&self.ram, page)
+        } else {
+            Promoted::NotOffered
+        }
     }
 
     fn read(&self, page: PageNo, into: &mut [u8]) -> bool {

@@ -8,6 +8,7 @@
 pub mod arming;
 pub mod failure;
 pub mod freeing;
+mod huge;
 mod in_place;
 pub mod managed;
 mod mmu;
