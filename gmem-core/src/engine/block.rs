@@ -148,7 +148,13 @@ impl Engine {
     }
 
     fn block_is_mapped(&self, block: Block<'_>, before: Entry) -> Outcome {
-        block.commit(mapped_block());
+        let rescued = self.unit == Unit::Page && Self::site(before.state()) == Site::Staged;
+        if rescued && self.promotion.rescued(block.number()) {
+            Stats::one(&self.stats.splits);
+            block.split_into(|_| Entry::new(State::Mapped, Flags::DIRTY));
+        } else {
+            block.commit(mapped_block());
+        }
         self.stats
             .moved(Self::site(before.state()), Site::Host, BLOCK_PAGES);
         Outcome::Resolved { along: ALONG }
@@ -323,6 +329,6 @@ impl Engine {
     }
 }
 
-fn mapped_block() -> Entry {
+pub(super) fn mapped_block() -> Entry {
     Entry::new(State::Mapped, Flags::DIRTY.with(Flags::ACCESSED))
 }

@@ -6,12 +6,13 @@
 //! have proved that they are used. While pages are evicted, "a while" is two turns of the policy's hand: each page
 //! was offered, and stayed or came back.
 
+use super::block::mapped_block;
 use super::{Engine, FaultError};
 use crate::mmu::Promoted;
 use crate::page::{BLOCK_CLUSTERS, BLOCK_PAGES, PageNo, Unit};
 use crate::policy::hotness::cluster;
 use crate::stats::{Site, Stats};
-use crate::table::{ClusterView, Entry, Flags, State, WholeLeaf};
+use crate::table::{ClusterView, Entry, Flags, State};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -23,6 +24,11 @@ const STAYED: Duration = Duration::from_secs(1);
 const TURNS: u64 = 2;
 /// Promotions take at most one part in so many of the time: the kernel lets nobody fault while it copies.
 const SHARE: u32 = 10;
+/// What passes for longer is the kernel's waiting for other threads, which holds nobody up.
+const LONGEST_PAUSE: Duration = Duration::from_millis(300);
+/// How often a block that was staged whole comes back whole at a touch. Then its pages count one by one again, so that
+/// those of them that are cold can leave: its touches do not tell whether it is hot all over.
+const RESCUES: u32 = 4;
 /// Blocks that are looked at in a row.
 const LOOK: u64 = 64;
 /// How long to wait where nothing is to be done.
@@ -33,6 +39,8 @@ const IDLE: Duration = Duration::from_millis(100);
 pub(super) struct Promotion {
     /// For each block, how often pages came to it from elsewhere than the arena.
     arrivals: Box<[AtomicU32]>,
+    /// For each block, how often it came back whole.
+    rescues: Box<[AtomicU32]>,
     search: Mutex<Search>,
     /// The host cannot do it: it is not tried again.
     refused: AtomicBool,
@@ -67,6 +75,7 @@ impl Promotion {
     pub(super) fn new(blocks: u64) -> Self {
         Self {
             arrivals: (0..blocks).map(|_| AtomicU32::new(0)).collect(),
+            rescues: (0..blocks).map(|_| AtomicU32::new(0)).collect(),
             search: Mutex::default(),
             refused: AtomicBool::new(false),
         }
@@ -84,9 +93,17 @@ impl Promotion {
         arrivals.map_or(0, |arrivals| arrivals.load(Ordering::Relaxed))
     }
 
+    /// A block came back whole; returns whether its pages should count one by one from now on.
+    pub(super) fn rescued(&self, block: u64) -> bool {
+        let Some(rescues) = self.rescues.get(block as usize) else {
+            return false;
+        };
+        (rescues.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(RESCUES)
+    }
+
     /// Memory that it takes, bytes.
     pub(super) fn metadata_bytes(&self) -> u64 {
-        size_of_val(&*self.arrivals) as u64
+        (size_of_val(&*self.arrivals) + size_of_val(&*self.rescues)) as u64
     }
 }
 
@@ -108,9 +125,9 @@ impl Engine {
             return Ok(IDLE);
         };
         if self.has_room_to_promote()? {
-            self.promote(block);
+            self.promote_if_full(block);
         }
-        let pause = begun.elapsed() * SHARE;
+        let pause = (begun.elapsed() * SHARE).min(LONGEST_PAUSE);
         search.not_before = Some(begun + pause);
         Ok(pause.min(IDLE))
     }
@@ -178,22 +195,33 @@ impl Engine {
         Ok(self.arena.available() >= enough)
     }
 
-    /// Makes one frame of a block whose pages are all beneath the guest; nothing if that has changed, or cannot be done.
-    fn promote(&self, block: u64) {
+    /// Makes one frame of the block of `page`, if all its pages are beneath the guest, one by one; returns whether it did.
+    /// Not where it is locked, pinned or shared with an accelerator, there is no room for the moment in which the bytes
+    /// are in two places, or the host cannot.
+    pub fn promote(&self, page: PageNo) -> bool {
+        let _passing = self.gate.pass();
+        self.unit == Unit::Page && self.is_full(page.block()) && self.promote_if_full(page.block())
+    }
+
+    fn promote_if_full(&self, block: u64) -> bool {
         let Some(leaf) = self.table.try_lock_leaf(block) else {
-            return;
+            return false;
         };
         if !(0..BLOCK_PAGES).all(|index| is_promotable(leaf.entry(index)))
             || self.is_shared(leaf.start())
         {
-            return;
+            return false;
         }
         // Freed again as soon as the bytes are in the new frame: so many small ones are gone then.
         let Some(_leave) = self.arena.leave_to_create(BLOCK_PAGES) else {
-            return;
+            return false;
         };
         match self.beneath.promote(leaf.start()) {
-            Promoted::Done => self.is_promoted(leaf),
+            Promoted::Done => {
+                leaf.collapse(mapped_block());
+                Stats::one(&self.stats.promotions);
+                return true;
+            }
             Promoted::NotNow => Stats::one(&self.stats.busy),
             // Of a host that has done it before, this block is meant.
             Promoted::NotOffered => {
@@ -202,14 +230,7 @@ impl Engine {
                 }
             }
         }
-    }
-
-    fn is_promoted(&self, leaf: WholeLeaf<'_>) {
-        leaf.collapse(Entry::new(
-            State::Mapped,
-            Flags::DIRTY.with(Flags::ACCESSED),
-        ));
-        Stats::one(&self.stats.promotions);
+        false
     }
 
     /// Whether an accelerator has something of a block.
