@@ -134,3 +134,68 @@ fn the_background_thread_promotes_what_has_stayed() {
     verify_all(&bench, 512, word);
     assert!(bench.engine.arena().peak() <= 3 * 512 + 256);
 }
+
+#[test]
+fn no_update_is_lost_between_promotions_faults_and_evictions() {
+    const ADDS: u64 = 6000;
+    let bench = with_full_block();
+    let done = AtomicBool::new(false);
+    let random = |x: &mut u64, below: u64| {
+        *x = x.wrapping_mul(6364136223846793005).wrapping_add(99);
+        (*x >> 33) % below
+    };
+    std::thread::scope(|scope| {
+        let adders: Vec<_> = (1..=2)
+            .map(|n| {
+                let (bench, mut x) = (&bench, n);
+                scope.spawn(move || {
+                    let mut faults = bench.engine.faults();
+                    for _ in 0..ADDS {
+                        let page = PageNo(random(&mut x, 1024));
+                        while !bench.guest.add_if_present(page, 1) {
+                            faults.handle(page, Instant::now()).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                bench.engine.promote(PageNo(0));
+                bench.engine.promote(PageNo(512));
+                std::thread::yield_now();
+            }
+        });
+        scope.spawn(|| {
+            let mut x = 7;
+            // At least a few times, however fast the others are.
+            for n in 0.. {
+                if n > 30 && done.load(Ordering::Acquire) {
+                    break;
+                }
+                let start = PageNo(random(&mut x, 900));
+                let to = [Destination::Staged, Destination::Tier(1)][n % 2];
+                let (part, all) = (PageRange::new(start, 100), PageRange::new(PageNo(0), 1024));
+                let range = if n % 3 == 0 { all } else { part };
+                bench.engine.migrate(range, to).unwrap();
+                bench.engine.migrate(all, Destination::Guest).unwrap();
+                // With or without somebody else's help.
+                bench.engine.promote(PageNo(0));
+            }
+        });
+        for adder in adders {
+            adder.join().unwrap();
+        }
+        done.store(true, Ordering::Release);
+    });
+    bench.audit();
+    assert!(bench.engine.arena().peak() <= 3 * 512 + 256);
+    assert!(promotions(&bench) > 0);
+    let mut sum = 0;
+    for page in 0..1024 {
+        touch(&bench, page);
+        let before = if page < 512 { word(page) } else { 0 };
+        sum += bench.guest.first_word(PageNo(page)).unwrap() - before;
+    }
+    assert_eq!(sum, 2 * ADDS);
+}

@@ -87,14 +87,6 @@ fn storm(unit: Unit, adopt: bool, seconds: u64) {
                 })
             })
             .collect();
-        let promoter = scope.spawn(|| {
-            let mut x = 3u64;
-            while Instant::now() < end {
-                x = x.wrapping_mul(6364136223846793005).wrapping_add(1);
-                bench.engine.promote(PageNo((x >> 33) % memory));
-                std::thread::yield_now();
-            }
-        });
         let bench = &bench;
         let own = PageRange::new(PageNo(shared), memory - shared);
         let freer = scope.spawn(move || free_ranges(bench, own, end));
@@ -112,13 +104,11 @@ fn storm(unit: Unit, adopt: bool, seconds: u64) {
             .map(|worker| worker.join().unwrap())
             .collect();
         let freed = freer.join().unwrap();
-        promoter.join().unwrap();
         stop.store(true, Ordering::Release);
         bench.engine.wake_background();
         background.join().unwrap().unwrap();
         eprintln!(
-            "{unit:?} adopt={adopt} slowest {slowest:?} freed {freed} promoted {} stalls {} direct {}",
-            bench.engine.snapshot().promotions,
+            "{unit:?} adopt={adopt} slowest {slowest:?} freed {freed} stalls {} direct {}",
             bench.engine.snapshot().stalls,
             bench.engine.stats().direct_reclaims.load(Ordering::Relaxed)
         );
