@@ -34,6 +34,7 @@ fn guest_with_hot_pages() -> Running {
             unit: Unit::Page,
             lower: vec![Lower::Zip { bytes: 64 * MIB }],
             overcommit: false,
+            huge: false,
         }),
         payload: Payload::Bundled {
             image: bundled::IMAGE,

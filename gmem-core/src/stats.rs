@@ -101,6 +101,10 @@ pub struct Stats {
     pub busy: AtomicU64,
     /// Pages that held something when the guest gave them back; the flows to [`Site::Zero`] say where.
     pub freed: AtomicU64,
+    /// Blocks that were made one frame of 2 MiB.
+    pub promotions: AtomicU64,
+    /// Blocks beneath the guest that were one frame, and no longer count as one.
+    pub splits: AtomicU64,
     /// Latency of faults that waited for room, from learning of them.
     pub(crate) waited: Arc<Latencies>,
     /// Latency of accelerators' faults.
@@ -138,6 +142,8 @@ impl Default for Stats {
             stalls: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             freed: AtomicU64::new(0),
+            promotions: AtomicU64::new(0),
+            splits: AtomicU64::new(0),
             store_errors: AtomicU64::new(0),
         }
     }

@@ -38,6 +38,7 @@ fn a_device_thread_that_touches_a_lost_page_waits_for_the_end_of_the_microvm() {
             path: dir.clone(),
         }],
         overcommit: false,
+        huge: false,
     };
     let ram = Arc::new(GuestRam::new(32 * MIB).unwrap());
     let memory = Arc::new(ManagedMemory::new(ram, Some(plan)));

@@ -44,6 +44,7 @@ pub fn plan(budget: u64, hbm: u64, unit: Unit) -> Plan {
             gbps: None,
         }],
         overcommit: false,
+        huge: false,
     }
 }
 

@@ -6,7 +6,7 @@ use gmem_devices::virtio::MmioDevice;
 
 use crate::devices::Devices;
 use crate::memory::managed::ManagedMemory;
-use crate::report::{Device, Faults, Latency, Memory, Migration, Tier};
+use crate::report::{Device, Faults, HugePages, Latency, Memory, Migration, Tier};
 
 /// The numbers at one moment; not of one instant while pages move.
 #[derive(Clone, Debug)]
@@ -40,6 +40,11 @@ impl Figures {
         };
         if let Some(snapshot) = &figures.snapshot {
             figures.memory.metadata_bytes = snapshot.metadata_bytes;
+            figures.memory.huge = Some(HugePages {
+                promotions: snapshot.promotions,
+                splits: snapshot.splits,
+                bytes: snapshot.huge_bytes,
+            });
             figures.memory.tiers = snapshot.tiers.iter().map(tier).collect();
             figures.faults = faults(snapshot);
             figures.migrations = migrations(memory);

@@ -87,8 +87,22 @@ pub struct Memory {
     pub metadata_bytes: u64,
     /// Of the process (RssAnon and RssFile) less guest, arena and tiers.
     pub vmm_rss_bytes: u64,
+    /// Huge pages; left out of memory that was never armed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub huge: Option<HugePages>,
     /// Nearest first.
     pub tiers: Vec<Tier>,
+}
+
+/// Blocks of 2 MiB beneath the guest that are one frame each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HugePages {
+    /// Small pages that became one, ever.
+    pub promotions: u64,
+    /// Those that count as small pages again, ever.
+    pub splits: u64,
+    /// What they hold now.
+    pub bytes: u64,
 }
 
 /// One tier.

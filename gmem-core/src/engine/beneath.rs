@@ -5,7 +5,7 @@
 //! accelerators let go, and acknowledge, before a page leaves. This is the only way to the MMU, so nobody forgets it.
 
 use super::Engine;
-use crate::mmu::{HostAddress, Mmu, Moved};
+use crate::mmu::{HostAddress, Mmu, Moved, Promoted};
 use crate::page::{PAGE_SIZE, PageNo};
 use std::sync::Arc;
 
@@ -35,6 +35,11 @@ impl Beneath {
     /// See [`Mmu::discard`].
     pub(super) fn discard(&self, ranges: &[(PageNo, usize)]) -> usize {
         self.0.discard(ranges)
+    }
+
+    /// See [`Mmu::promote`].
+    pub(super) fn promote(&self, page: PageNo) -> Promoted {
+        self.0.promote(page)
     }
 
     /// See [`Mmu::read`].

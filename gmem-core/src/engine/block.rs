@@ -87,6 +87,14 @@ impl Engine {
         Ok(Some(Outcome::Resolved { along: ALONG }))
     }
 
+    /// Gives each page of a whole block a word of its own; its frame stays one until a part of it leaves.
+    pub(super) fn split(&self, block: Block<'_>) {
+        if block.entry().state() == State::Mapped {
+            Stats::one(&self.stats.splits);
+        }
+        block.split();
+    }
+
     fn block_frame(&self) -> Result<Option<(Frames<'_>, Turn<'_>)>, FaultError> {
         loop {
             let turning = self.turning.begin();
@@ -140,7 +148,13 @@ impl Engine {
     }
 
     fn block_is_mapped(&self, block: Block<'_>, before: Entry) -> Outcome {
-        block.commit(mapped_block());
+        let rescued = self.unit == Unit::Page && Self::site(before.state()) == Site::Staged;
+        if rescued && self.promotion.rescued(block.number()) {
+            Stats::one(&self.stats.splits);
+            block.split_into(|_| Entry::new(State::Mapped, Flags::DIRTY));
+        } else {
+            block.commit(mapped_block());
+        }
         self.stats
             .moved(Self::site(before.state()), Site::Host, BLOCK_PAGES);
         Outcome::Resolved { along: ALONG }
@@ -157,7 +171,7 @@ impl Engine {
         }
         if self.unit == Unit::Page && self.free_below() < BLOCK_PAGES as u64 {
             // It would find no room whole; its pages may, one by one.
-            block.split();
+            self.split(block);
             return Ok(false);
         }
         let Some(empty) = self.arena.take_empty_block() else {
@@ -253,6 +267,7 @@ impl Engine {
             }
             frames.departed(BLOCK_PAGES);
             self.staged.less(BLOCK_PAGES);
+            Stats::one(&self.stats.splits);
             block.split_into(|_| Entry::new(State::Mapped, Flags::DIRTY));
             return Ok(PassedOn {
                 freed: 0,
@@ -314,6 +329,6 @@ impl Engine {
     }
 }
 
-fn mapped_block() -> Entry {
+pub(super) fn mapped_block() -> Entry {
     Entry::new(State::Mapped, Flags::DIRTY.with(Flags::ACCESSED))
 }

@@ -287,6 +287,9 @@ impl Engine {
         count: usize,
         touched: PageNo,
     ) {
+        if count > 0 && Self::site(pages.entry(at).state()) != Site::Staged {
+            self.promotion.arrived(pages.cluster().page(at));
+        }
         for index in at..at + count {
             let entry = pages.entry(index);
             let page = pages.cluster().page(index);

@@ -153,7 +153,7 @@ impl Engine {
                 }) => {
                     self.bring_block(block)?;
                 }
-                _ => block.split(),
+                _ => self.split(block),
             }
         }
     }

@@ -19,6 +19,7 @@
 //! | `free` | pages that the guest gives back, nowhere |
 //! | `reclaim` | decides when, by watermarks |
 //! | `duty` | decides who, by what it costs |
+//! | `promote` | nothing: makes one frame of 2 MiB of small ones that stay beneath the guest |
 //! | `observe` | nothing: notes which mapped pages are used, where somebody can tell |
 //!
 //! # Invariants
@@ -46,6 +47,7 @@ mod gate;
 mod migrate;
 mod observe;
 mod pass_on;
+mod promote;
 mod reclaim;
 mod sizes;
 mod snapshot;
@@ -164,6 +166,7 @@ pub struct Engine {
     duty: duty::Duty,
     entering: entering::Entering,
     together: together::Together,
+    promotion: promote::Promotion,
     demotion: demote::Demotion,
     stats: Stats,
     overcommit: bool,
@@ -186,8 +189,10 @@ impl Engine {
         }
         sizes::check_ram(&ram, unit)?;
         let end = ram.iter().map(|range| range.end().0).max().unwrap_or(0);
+        let table = LogicalPageTable::new(PageNo(end));
         let engine = Self {
-            table: LogicalPageTable::new(PageNo(end)),
+            promotion: promote::Promotion::new(table.blocks()),
+            table,
             ram,
             unplugged: Mutex::new(unplugged),
             unit,

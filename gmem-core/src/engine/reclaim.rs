@@ -6,7 +6,7 @@
 use super::{Engine, FaultError};
 use crate::page::{BLOCK_PAGES, Unit, runs};
 use crate::policy::Victims;
-use crate::stats::Stats;
+use crate::stats::{Site, Stats};
 use crate::table::lock::Atomic;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -223,16 +223,18 @@ impl Engine {
     /// One thread calls this. [`Engine::wake_background`] makes it look at `stop`.
     pub fn run_background(&self, stop: &AtomicBool) -> Result<(), FaultError> {
         while !stop.load(Ordering::Acquire) {
-            let worked = {
+            let nap = {
                 let _passing = self.gate.pass();
                 if self.reclaim.paused.load(Ordering::Acquire) {
-                    false
+                    Some(NAP)
+                } else if self.background_turn()? {
+                    None
                 } else {
-                    self.background_turn()?
+                    Some(self.promote_next()?.min(NAP))
                 }
             };
-            if !worked {
-                self.nap();
+            if let Some(nap) = nap {
+                self.nap(nap);
             }
         }
         Ok(())
@@ -260,7 +262,7 @@ impl Engine {
         Ok(worked)
     }
 
-    fn nap(&self) {
+    fn nap(&self, longest: Duration) {
         let mut wanted = self
             .reclaim
             .wanted
@@ -268,7 +270,7 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner);
         self.reclaim.awake.store(false, Ordering::SeqCst);
         if !*wanted {
-            let waited = self.reclaim.bell.wait_timeout(wanted, NAP);
+            let waited = self.reclaim.bell.wait_timeout(wanted, longest);
             wanted = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         *wanted = false;
@@ -277,7 +279,32 @@ impl Engine {
 
     /// Whether free frames are short.
     pub(super) fn is_low(&self) -> bool {
-        self.arena.available() < self.watermarks().low
+        self.arena.available() < self.low_watermark()
+    }
+
+    /// So many free pages are few.
+    pub(super) fn low_watermark(&self) -> u64 {
+        self.watermarks().low
+    }
+
+    /// Makes room in the background until `pages` are available, as far as that goes in one turn. Not where nothing had
+    /// to leave yet: what fits is not evicted for it.
+    pub(super) fn make_more_room(&self, pages: u64) -> Result<(), FaultError> {
+        let marks = self.watermarks();
+        if self.stats.flow(Site::Host, Site::Staged) == 0 {
+            return Ok(());
+        }
+        for _ in 0..STEPS {
+            if self.arena.available() >= pages {
+                break;
+            }
+            match self.make_room_step(marks, By::Background) {
+                Ok(0) | Err(NoRoom::Full) => break,
+                Ok(_) => {}
+                Err(NoRoom::Failed(error)) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Wakes the background thread.

@@ -2,8 +2,10 @@
 
 use super::Engine;
 use crate::hnode::{Hnode, Kind};
-use crate::page::PAGE_SIZE;
+use crate::page::{BLOCK_SIZE, PAGE_SIZE};
+use crate::policy::hotness::cluster;
 use crate::stats::{Flow, LatencySummary, Site};
+use crate::table::{ClusterView, State};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// A tier's numbers.
@@ -42,6 +44,12 @@ pub struct Snapshot {
     pub prefetch_used_pages: u64,
     /// Pages that the guest gave back and that held something.
     pub freed_pages: u64,
+    /// Blocks that were made one frame of 2 MiB.
+    pub promotions: u64,
+    /// Blocks beneath the guest that were one frame, and no longer count as one.
+    pub splits: u64,
+    /// Bytes of blocks beneath the guest that count as one frame each.
+    pub huge_bytes: u64,
     /// What moved where.
     pub flows: Vec<Flow>,
     /// Faults that wait for room now.
@@ -87,6 +95,7 @@ impl Engine {
             memory_bytes: self.memory_pages() * PAGE_SIZE as u64,
             metadata_bytes: self.table.metadata_bytes()
                 + self.arena.metadata_bytes()
+                + self.promotion.metadata_bytes()
                 + self.devices_metadata_bytes(),
             tiers: self.tier_snapshots(),
             faults: self.stats.latency(),
@@ -94,11 +103,24 @@ impl Engine {
             prefetched_pages: self.stats.prefetched.load(Relaxed),
             prefetch_used_pages: self.stats.prefetch_used.load(Relaxed),
             freed_pages: self.stats.freed.load(Relaxed),
+            promotions: self.stats.promotions.load(Relaxed),
+            splits: self.stats.splits.load(Relaxed),
+            huge_bytes: self.huge_bytes(),
             flows: self.stats.flows(),
             waiting: self.stalls().waiting,
             stalls: self.stats.stalls.load(Relaxed),
             store_errors: self.stats.store_errors.load(Relaxed),
         }
+    }
+
+    /// Bytes of blocks beneath the guest that count as one frame each.
+    fn huge_bytes(&self) -> u64 {
+        let first = |block| cluster(block, 0);
+        let is_whole = |block: &u64| match self.table.view(first(*block)) {
+            ClusterView::Whole(entry) => entry.state() == State::Mapped,
+            ClusterView::Pages(_) => false,
+        };
+        (0..self.table.blocks()).filter(is_whole).count() as u64 * BLOCK_SIZE as u64
     }
 
     /// The name of a site in reports.

@@ -50,6 +50,17 @@ pub struct Moved {
     pub stopped: Option<Obstacle>,
 }
 
+/// What became of a block that was to be one frame of 2 MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promoted {
+    /// It is one.
+    Done,
+    /// It is not, this time: no frame, or a page that somebody uses.
+    NotNow,
+    /// It cannot be done here.
+    NotOffered,
+}
+
 /// Translates guest-physical pages for the vCPUs.
 ///
 /// All methods may be called from any thread, on disjoint pages at once. The caller holds the pages'
@@ -93,6 +104,13 @@ pub trait Mmu: Send + Sync {
 
     /// Lets everybody write again; who waits sleeps on until [`Mmu::wake`].
     fn unprotect(&self, _page: PageNo, _pages: usize) {}
+
+    /// Makes one frame of 2 MiB of the frames of the block that begins with `page`, all of them there and none protected.
+    /// Accessors read and write it meanwhile, or wait for a moment. The caller has leave to create that frame; the small
+    /// ones are freed. Failed, everything is as it was.
+    fn promote(&self, _page: PageNo) -> Promoted {
+        Promoted::NotOffered
+    }
 
     /// Copies pages that are there, and protected, into `into`, whole pages. False if it cannot be done.
     fn read(&self, _page: PageNo, _into: &mut [u8]) -> bool {

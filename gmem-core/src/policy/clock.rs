@@ -12,12 +12,14 @@ use super::marks::{RECENT, is_recent, may_leave, pardon_block};
 use super::{Eviction, Victims};
 use crate::page::{BLOCK_CLUSTERS, ClusterNo};
 use crate::table::{ClusterView, LogicalPageTable};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// CLOCK.
 #[derive(Debug, Default)]
 pub struct Clock {
     hand: Mutex<u64>,
+    turns: AtomicU64,
 }
 
 impl Eviction for Clock {
@@ -31,7 +33,7 @@ impl Eviction for Clock {
                 ClusterView::Whole(entry) => {
                     *hand = (*hand / BLOCK_CLUSTERS as u64 + 1) * BLOCK_CLUSTERS as u64;
                     if may_leave(entry) && !pardon_block(table, cluster.block(), entry) {
-                        *hand %= table.clusters();
+                        self.turn(&mut hand, table);
                         return Some(Victims::Block(cluster.block()));
                     }
                 }
@@ -51,14 +53,27 @@ impl Eviction for Clock {
                     }
                     pardon(table, cluster, marked);
                     if mask != 0 {
-                        *hand %= table.clusters();
+                        self.turn(&mut hand, table);
                         return Some(Victims::Pages { cluster, mask });
                     }
                 }
             }
         }
-        *hand %= table.clusters().max(1);
+        self.turn(&mut hand, table);
         None
+    }
+
+    fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+}
+
+impl Clock {
+    /// Keeps the hand within the table.
+    fn turn(&self, hand: &mut u64, table: &LogicalPageTable) {
+        let round = table.clusters().max(1);
+        self.turns.fetch_add(*hand / round, Ordering::Relaxed);
+        *hand %= round;
     }
 }
 

@@ -43,6 +43,11 @@ pub trait Eviction: Send + Sync {
     /// The next victims, all of them mapped a moment ago; `None` if nothing is mapped that may leave.
     fn victims(&self, table: &LogicalPageTable) -> Option<Victims>;
 
+    /// How often the policy has been round all pages. One that does not go round says 0.
+    fn turns(&self) -> u64 {
+        0
+    }
+
     /// The flags of `page`, which comes beneath the guest and had `entry` until now: because it was `touched`, or along
     /// with one that was. What the policy notes there stays with the page when it leaves, unless it holds zeros.
     fn arrives(&self, page: PageNo, entry: Entry, touched: bool) -> Flags {

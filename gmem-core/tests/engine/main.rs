@@ -10,6 +10,7 @@ mod failures;
 mod freeing;
 mod histories;
 mod placements;
+mod promoting;
 mod property;
 mod regressions;
 mod simulated;

@@ -16,6 +16,8 @@ enum Step {
     Migrate(u64, u64, u8),
     Free(u64, u64),
     Pin(u64, bool),
+    Promote(u64),
+    FillBlock(u64),
     FailUnmap(i64),
     Budget(u64),
     FailStore(i64),
@@ -30,6 +32,8 @@ fn steps(pages: u64) -> impl Strategy<Value = Vec<Step>> {
         3 => (page.clone(), 1u64..700).prop_map(|(page, length)| Step::Scan(page, length)),
         3 => (page.clone(), 1u64..700, 0u8..5).prop_map(|(page, length, to)| Step::Migrate(page, length, to)),
         3 => (page.clone(), 1u64..1200).prop_map(|(page, length)| Step::Free(page, length)),
+        3 => page.clone().prop_map(Step::Promote),
+        2 => page.clone().prop_map(Step::FillBlock),
         1 => (page, any::<bool>()).prop_map(|(page, pinned)| Step::Pin(page, pinned)),
         1 => (0i64..700).prop_map(Step::FailUnmap),
         1 => (0u64..4096).prop_map(Step::Budget),
@@ -128,6 +132,16 @@ fn history(unit: Unit, pages: u64, host: u64, steps: Vec<Step>) -> Result<(), Te
                     pins.remove(&page);
                 }
             }
+            Step::Promote(page) => {
+                bench.engine.promote(PageNo(page));
+            }
+            // As far as there is room; then it may become one frame.
+            Step::FillBlock(page) => {
+                let range = PageRange::new(PageNo(page).block_start(), 512);
+                let range = PageRange::new(range.start, 512.min(pages - range.start.0));
+                let _ = bench.engine.migrate(range, Destination::Guest);
+                bench.engine.promote(range.start);
+            }
             Step::FailUnmap(after) => bench.guest.unmap_fuse.fail_after(after),
             Step::Budget(more) => {
                 prop_assert!(bench.engine.set_budget(host + more).is_ok());
@@ -153,6 +167,11 @@ proptest! {
     #[test]
     fn pages_read_as_they_were_last_written(steps in steps(3000)) {
         history(Unit::Page, 3000, 400, steps)?;
+    }
+
+    #[test]
+    fn pages_of_blocks_that_become_one_frame_read_as_they_were_last_written(steps in steps(3000)) {
+        history(Unit::Page, 3000, 2000, steps)?;
     }
 
     #[test]

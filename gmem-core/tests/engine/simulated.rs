@@ -6,8 +6,8 @@ use gmem_core::hnode::hbm::Hbm;
 use gmem_core::hnode::link::Link;
 use gmem_core::hnode::ram::Arena;
 use gmem_core::hnode::zip::Zip;
-use gmem_core::mmu::{HostAddress, Mmu, Moved, Obstacle};
-use gmem_core::page::{PAGE_SIZE, PageNo, PageRange, Unit};
+use gmem_core::mmu::{HostAddress, Mmu, Moved, Obstacle, Promoted};
+use gmem_core::page::{BLOCK_PAGES, PAGE_SIZE, PageNo, PageRange, Unit};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -58,6 +58,8 @@ pub struct Guest {
     pub on_wake: Mutex<Option<Box<dyn Fn() + Send>>>,
     /// Pages that somebody else has pinned.
     pub busy: Mutex<HashSet<PageNo>>,
+    /// What becomes of blocks that are to be one frame.
+    pub promotes: Mutex<Promoted>,
     pub map_fuse: Arc<Fuse>,
     pub unmap_fuse: Arc<Fuse>,
 }
@@ -75,6 +77,7 @@ impl Guest {
             woken: Mutex::default(),
             on_wake: Mutex::default(),
             busy: Mutex::default(),
+            promotes: Mutex::new(Promoted::Done),
             map_fuse: Fuse::new(),
             unmap_fuse: Fuse::new(),
         })
@@ -312,6 +315,15 @@ impl Mmu for Guest {
         }
         self.discarded.fetch_add(ranges.len(), Ordering::SeqCst);
         ranges.len()
+    }
+
+    fn promote(&self, page: PageNo) -> Promoted {
+        let there = self.pages.lock().unwrap();
+        for page in (page.0..).take(BLOCK_PAGES).map(PageNo) {
+            let present = there.get(&page).expect("promoted, and not there");
+            assert!(!present.protected, "{page} is promoted, and protected");
+        }
+        *self.promotes.lock().unwrap()
     }
 
     fn read(&self, page: PageNo, into: &mut [u8]) -> bool {

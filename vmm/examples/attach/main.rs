@@ -29,6 +29,7 @@ pub fn run() -> Result<String, Box<dyn Error>> {
         unit: Unit::Page,
         lower: vec![Lower::Zip { bytes: MEMORY }],
         overcommit: true,
+        huge: false,
     };
     let memory = ManagedMemory::new(Arc::new(GuestRam::new(MEMORY)?), Some(plan));
     memory.arm_for_accelerators(&affinity::allowed_cpus()?)?;

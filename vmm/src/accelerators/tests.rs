@@ -33,6 +33,7 @@ impl Bench {
             unit: Unit::Page,
             lower: vec![Lower::Zip { bytes: MEMORY }],
             overcommit: true,
+            huge: false,
         };
         let ram = Arc::new(GuestRam::new(MEMORY).unwrap());
         let memory = Arc::new(ManagedMemory::new(ram, Some(plan)));

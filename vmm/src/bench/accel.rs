@@ -229,6 +229,7 @@ impl Bench<'_> {
                 gbps: None,
             }],
             overcommit: false,
+            huge: false,
         };
         guest::run(
             &Job {

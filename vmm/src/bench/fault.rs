@@ -172,6 +172,7 @@ fn sample(
                     gbps: None,
                 }],
                 overcommit: false,
+                huge: false,
             });
         }
     }

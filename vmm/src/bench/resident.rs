@@ -129,6 +129,7 @@ fn sample(
                 unit: Unit::Page,
                 lower: Vec::new(),
                 overcommit: false,
+                huge: false,
             };
             ("resident memory", Some(plan))
         }

@@ -194,6 +194,7 @@ fn rate(
                 unit: Unit::Page,
                 lower,
                 overcommit: false,
+                huge: false,
             };
             ("the engine", Some(plan))
         }

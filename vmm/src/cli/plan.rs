@@ -93,6 +93,7 @@ fn host_only(memory: MemoryArg) -> Plan {
         unit: Unit::Page,
         lower: Vec::new(),
         overcommit: memory.overcommit,
+        huge: false,
     }
 }
 
@@ -108,6 +109,7 @@ fn demonstration(memory: MemoryArg) -> Plan {
             gbps: Some(DEMONSTRATION_LINK.1),
         }],
         overcommit: memory.overcommit,
+        huge: false,
     }
 }
 
@@ -117,6 +119,7 @@ fn plan(tiers: Vec<TierSpec>, memory: MemoryArg) -> Plan {
         unit: Unit::Page,
         lower: Vec::new(),
         overcommit: memory.overcommit,
+        huge: false,
     };
     for TierSpec { size, kind } in tiers {
         match kind {

@@ -42,6 +42,15 @@ const DEFAULT_WORKLOAD: &str = "verify epochs=3";
 /// How long stderr has to take the last words of a run that somebody has ended.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// When small pages become huge ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Huge {
+    /// Never.
+    Off,
+    /// Where a block has stayed in the host for a while and the host offers huge pages.
+    Auto,
+}
+
 /// The options of `gmem run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -74,6 +83,10 @@ pub struct RunArgs {
     /// Or none: plain memory
     #[arg(long = "tier", value_name = "KIND:SIZE[,key=value...]", value_parser = tier::parse)]
     tiers: Vec<TierArg>,
+
+    /// Whether 2 MiB of armed memory that stay in the host become a huge page
+    #[arg(long, value_name = "off|auto", default_value = "off", value_enum)]
+    huge: Huge,
 
     /// An accelerator that shares the guest's memory: npu or gpu. Its memory (hbm=SIZE, 256M if not given) holds pages
     /// beside any --tier hbm
@@ -183,9 +196,13 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
         shared: !args.accelerators.is_empty(),
     };
     let plan = plan::of(args.tiers.clone(), asked)
-        .map_err(|error| Failure::new(ExitCode::Usage, error))?;
-    // A recorder serves the memory in the plan's place.
-    let plan = plan.filter(|_| args.record.is_none());
+        .map_err(|error| Failure::new(ExitCode::Usage, error))?
+        // A recorder serves the memory in the plan's place.
+        .filter(|_| args.record.is_none())
+        .map(|plan| Plan {
+            huge: args.huge == Huge::Auto,
+            ..plan
+        });
     let host = Host::this();
     let lacks = |error: HostLacks| Failure::new(ExitCode::HostLacks, error);
     require_kvm(&host).map_err(lacks)?;

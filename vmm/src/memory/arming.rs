@@ -17,6 +17,7 @@ use gmem_core::hnode::zip::Zip;
 use gmem_core::page::{BLOCK_SIZE, PAGE_SIZE, PageNo, PageRange, Unit};
 
 use super::failure::Failure;
+use super::huge;
 use super::mmu::VcpuMmu;
 use super::pagemap::Pagemap;
 use super::plan::{Lower, Plan};
@@ -95,6 +96,7 @@ impl Armed {
             discard: Default::default(),
             userfault: Arc::clone(&userfault),
             ram: Arc::clone(ram),
+            promotes: plan.huge && huge::is_offered(),
         };
         let arena = Arena::new(plan.budget / PAGE_SIZE as u64, plan.unit)?;
         let config = engine::Config {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use gmem_core::mmu::{HostAddress, Mmu, Moved};
+use gmem_core::mmu::{HostAddress, Mmu, Moved, Promoted};
 use gmem_core::page::{BLOCK_PAGES, PAGE_SIZE, PageNo};
 
 use super::discard::Discard;
+use super::huge;
 use super::ram::GuestRam;
 use super::userfault::{Userfault, Waking};
 
@@ -15,6 +16,8 @@ pub(super) struct VcpuMmu {
     pub(super) userfault: Arc<Userfault>,
     pub(super) ram: Arc<GuestRam>,
     pub(super) discard: Discard,
+    /// Whether full blocks become huge pages.
+    pub(super) promotes: bool,
 }
 
 impl VcpuMmu {
@@ -83,6 +86,14 @@ impl Mmu for VcpuMmu {
         let ranges: Vec<_> = ranges.iter().map(range).collect();
         // SAFETY: guest memory, whose bytes the engine has copied, and which is protected against writing.
         unsafe { self.discard.all(&ranges) }
+    }
+
+    fn promote(&self, page: PageNo) -> Promoted {
+        if self.promotes {
+            huge::promote(&self.ram, page)
+        } else {
+            Promoted::NotOffered
+        }
     }
 
     fn read(&self, page: PageNo, into: &mut [u8]) -> bool {

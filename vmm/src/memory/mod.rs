@@ -10,6 +10,7 @@ pub mod arming;
 mod discard;
 pub mod failure;
 pub mod freeing;
+mod huge;
 mod in_place;
 pub mod managed;
 mod mmu;

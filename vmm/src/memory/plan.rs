@@ -16,6 +16,8 @@ pub struct Plan {
     pub lower: Vec<Lower>,
     /// Memory may be larger than what the tiers certainly hold.
     pub overcommit: bool,
+    /// Full blocks of 4 KiB pages become huge pages, where the host offers them.
+    pub huge: bool,
 }
 
 /// A tier below the host.

@@ -245,6 +245,17 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Makes one huge page of the block at guest-physical address `gpa`, all of it present. vCPUs may use it meanwhile.
+    ///
+    /// Only this block is open to huge pages, and only for as long as it takes: nothing else collapses it.
+    pub fn promote_block(&self, gpa: u64) -> io::Result<()> {
+        let set = |backing| self.space.set_backing(gpa as usize, BLOCK_SIZE, backing);
+        set(Backing::Huge)?;
+        let collapsed = self.space.collapse(gpa as usize);
+        set(Backing::Small)?;
+        collapsed
+    }
+
     /// Makes pages present that are swapped out.
     pub fn populate_swapped(&self, gpa: u64, len: usize) -> io::Result<()> {
         self.space.populate(gpa as usize, len, false)

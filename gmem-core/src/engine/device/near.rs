@@ -31,7 +31,7 @@ impl Engine {
                 Guard::Block(block) if Self::site(block.entry().state()) == Site::Staged => {
                     self.bring_block(block)?;
                 }
-                Guard::Block(block) => block.split(),
+                Guard::Block(block) => self.split(block),
             }
         }
     }

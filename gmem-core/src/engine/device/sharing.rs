@@ -70,7 +70,7 @@ impl Sharing {
     }
 
     /// Pages of a cluster that some accelerator may reach beneath the guest.
-    pub(super) fn remote(&self, cluster: ClusterNo) -> u64 {
+    pub(in crate::engine) fn remote(&self, cluster: ClusterNo) -> u64 {
         // Relaxed, as everywhere here: the entry's lock orders it.
         self.masks(cluster)
             .map_or(0, |masks| masks.remote.load(Ordering::Relaxed))

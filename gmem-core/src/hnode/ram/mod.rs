@@ -131,7 +131,7 @@ impl Arena {
         }
     }
 
-    /// Leave to create `pages` frames (at most 64) of 4 KiB beneath the guest. Free frames are given back to the kernel for
+    /// Leave to create `pages` frames of 4 KiB, or the whole ones that they come to, beneath the guest. Free frames are given back to the kernel for
     /// it if need be, many at once. `None` if the budget is used up and too few are free.
     pub fn leave_to_create(&self, pages: usize) -> Option<Leave<'_>> {
         loop {

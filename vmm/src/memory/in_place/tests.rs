@@ -63,6 +63,7 @@ fn storm(placement: Placement, reaching: bool) {
             gbps: None,
         }],
         overcommit: false,
+        huge: false,
     };
     let failure = Arc::new(Failure::default());
     let armed = Armed::new(&ram, 0, &plan, &[0], &failure).unwrap();
@@ -144,6 +145,7 @@ fn a_write_by_the_guest_ends_the_copies_of_a_page_and_is_read_by_all() {
         unit: Unit::Page,
         lower: Vec::new(),
         overcommit: false,
+        huge: false,
     };
     let failure = Arc::new(Failure::default());
     let armed = Armed::new(&ram, 0, &plan, &[0], &failure).unwrap();
