@@ -68,7 +68,7 @@ use crate::hnode::Hnode;
 use crate::hnode::ram::{Arena, ScratchPool};
 use crate::mmu::Mmu;
 use crate::page::{BLOCK_PAGES, PageNo, PageRange, Unit};
-use crate::policy::{Clock, Eviction, Prefetch};
+use crate::policy::{Clock, Eviction, Prefetch, Prefetching};
 use crate::stats::{Site, Stats};
 use crate::table::{Entry, Flags, Guard, LogicalPageTable, State};
 use std::sync::{Arc, Mutex};
@@ -88,6 +88,8 @@ pub struct Config {
     pub tiers: Vec<Box<dyn Hnode>>,
     /// Lets the guest's RAM be larger than what host and tiers certainly hold.
     pub overcommit: bool,
+    /// What comes along with a touched page.
+    pub prefetch: Prefetching,
 }
 
 /// Why an engine cannot be made.
@@ -176,6 +178,7 @@ impl Engine {
             arena,
             tiers,
             overcommit,
+            prefetch,
         } = config;
         if tiers.len() > 15 {
             return Err(ConfigError::Tiers(tiers.len()));
@@ -188,7 +191,7 @@ impl Engine {
             unplugged: Mutex::new(unplugged),
             unit,
             eviction: Box::new(Clock::default()),
-            accessors: foresight::Accessors::default(),
+            accessors: foresight::Accessors::new(prefetch),
             staged: expel::Staged::default(),
             waiting: waiting::Waiting::default(),
             turning: turning::Turning::default(),

@@ -15,6 +15,7 @@ use crate::machine::Setting;
 use crate::memory::plan::Plan;
 use crate::signals::TerminationSignals;
 use gmem_core::page::Unit;
+use gmem_core::policy::Prefetching;
 
 /// How to measure.
 #[derive(Clone, Debug)]
@@ -129,6 +130,7 @@ fn sample(
                 unit: Unit::Page,
                 lower: Vec::new(),
                 overcommit: false,
+                prefetch: Prefetching::All,
             };
             ("resident memory", Some(plan))
         }

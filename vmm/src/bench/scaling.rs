@@ -19,6 +19,7 @@ use crate::memory::plan::{Lower, Plan};
 use crate::memory::server::Server;
 use crate::signals::TerminationSignals;
 use gmem_core::page::Unit;
+use gmem_core::policy::Prefetching;
 
 /// How to measure.
 #[derive(Clone, Debug)]
@@ -194,6 +195,7 @@ fn rate(
                 unit: Unit::Page,
                 lower,
                 overcommit: false,
+                prefetch: Prefetching::All,
             };
             ("the engine", Some(plan))
         }

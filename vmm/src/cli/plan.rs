@@ -3,6 +3,7 @@
 use gmem_core::bytes::Bytes;
 use gmem_core::engine::ConfigError;
 use gmem_core::page::Unit;
+use gmem_core::policy::Prefetching;
 
 use super::memory::MemoryArg;
 use super::tier::{self, TierArg, TierError, TierKind, TierSpec, Tiers};
@@ -93,6 +94,7 @@ fn host_only(memory: MemoryArg) -> Plan {
         unit: Unit::Page,
         lower: Vec::new(),
         overcommit: memory.overcommit,
+        prefetch: Prefetching::All,
     }
 }
 
@@ -108,6 +110,7 @@ fn demonstration(memory: MemoryArg) -> Plan {
             gbps: Some(DEMONSTRATION_LINK.1),
         }],
         overcommit: memory.overcommit,
+        prefetch: Prefetching::All,
     }
 }
 
@@ -117,10 +120,13 @@ fn plan(tiers: Vec<TierSpec>, memory: MemoryArg) -> Plan {
         unit: Unit::Page,
         lower: Vec::new(),
         overcommit: memory.overcommit,
+        prefetch: Prefetching::All,
     };
     for TierSpec { size, kind } in tiers {
         match kind {
-            TierKind::Host { unit } => (plan.budget, plan.unit) = (size, unit),
+            TierKind::Host { unit, prefetch } => {
+                (plan.budget, plan.unit, plan.prefetch) = (size, unit, prefetch);
+            }
             TierKind::Hbm { latency_us, gbps } => plan.lower.push(Lower::Hbm {
                 bytes: size,
                 latency_us: f64::from(latency_us),

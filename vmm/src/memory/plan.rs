@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use gmem_core::hnode::Kind;
 use gmem_core::page::Unit;
+use gmem_core::policy::Prefetching;
 
 /// The host budget and what lies beneath it.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +17,8 @@ pub struct Plan {
     pub lower: Vec<Lower>,
     /// Memory may be larger than what the tiers certainly hold.
     pub overcommit: bool,
+    /// What comes along with a touched page.
+    pub prefetch: Prefetching,
 }
 
 /// A tier below the host.

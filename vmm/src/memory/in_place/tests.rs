@@ -13,6 +13,7 @@ use gmem_core::engine::Destination;
 use gmem_core::hnode::link::Link;
 use gmem_core::hnode::local::LocalMemory;
 use gmem_core::page::{PAGE_SIZE, PageNo, PageRange, Unit};
+use gmem_core::policy::Prefetching;
 use gmem_devices::accel::mmu::{Format, Gpu, Npu};
 use gmem_devices::accel::{Command, Hardware, Processor};
 
@@ -63,6 +64,7 @@ fn storm(placement: Placement, reaching: bool) {
             gbps: None,
         }],
         overcommit: false,
+        prefetch: Prefetching::All,
     };
     let failure = Arc::new(Failure::default());
     let armed = Armed::new(&ram, 0, &plan, &[0], &failure).unwrap();
@@ -144,6 +146,7 @@ fn a_write_by_the_guest_ends_the_copies_of_a_page_and_is_read_by_all() {
         unit: Unit::Page,
         lower: Vec::new(),
         overcommit: false,
+        prefetch: Prefetching::All,
     };
     let failure = Arc::new(Failure::default());
     let armed = Armed::new(&ram, 0, &plan, &[0], &failure).unwrap();
