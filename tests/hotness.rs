@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use gmem_core::page::{BLOCK_CLUSTERS, Unit};
 use gmem_core::policy::Hotness;
+use gmem_core::policy::Prefetching;
 use gmem_core::policy::hotness::Masks;
 use gmem_vmm::boot::bundled;
 use gmem_vmm::devices::DeviceConfig;
@@ -35,6 +36,7 @@ fn guest_with_hot_pages() -> Running {
             lower: vec![Lower::Zip { bytes: 64 * MIB }],
             overcommit: false,
             huge: false,
+            prefetch: Prefetching::All,
         }),
         payload: Payload::Bundled {
             image: bundled::IMAGE,

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gmem_core::page::Unit;
+use gmem_core::policy::Prefetching;
 use gmem_vmm::memory::managed::ManagedMemory;
 use gmem_vmm::memory::plan::{Lower, Plan};
 use gmem_vmm::memory::ram::GuestRam;
@@ -39,6 +40,7 @@ fn a_device_thread_that_touches_a_lost_page_waits_for_the_end_of_the_microvm() {
         }],
         overcommit: false,
         huge: false,
+        prefetch: Prefetching::All,
     };
     let ram = Arc::new(GuestRam::new(32 * MIB).unwrap());
     let memory = Arc::new(ManagedMemory::new(ram, Some(plan)));

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gmem_core::page::{PAGE_SIZE, Unit};
+use gmem_core::policy::Prefetching;
 use gmem_devices::virtio::DeviceMemory;
 use gmem_vmm::kvm::affinity;
 use gmem_vmm::memory::managed::ManagedMemory;
@@ -45,6 +46,7 @@ pub fn plan(budget: u64, hbm: u64, unit: Unit) -> Plan {
         }],
         overcommit: false,
         huge: false,
+        prefetch: Prefetching::All,
     }
 }
 

@@ -96,8 +96,10 @@ impl<'e> Faults<'e> {
         }
         let plan = &mut self.plan;
         plan.clear();
-        self.prefetch
-            .ask(accessor, |prefetch| prefetch.plan(page, plan));
+        self.prefetch.ask(accessor, |prefetch| {
+            prefetch.room(engine.arena.cap());
+            prefetch.plan(page, plan);
+        });
         let own = engine.in_ram(ClusterNo::of(page), plan.of(ClusterNo::of(page)));
         let outcome = {
             let _passing = engine.gate.pass();

@@ -1,32 +1,41 @@
 //! Whose prefetcher a fault asks: each accessor's touches are a story of their own, whichever handler hears of them.
 
 use super::ahead::Task;
-use crate::policy::{Plan, Prefetch, Streams};
+use crate::policy::{Foreseen, Plan, Prefetch, Prefetching};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Accessors with prefetchers of their own. Those beyond share the last one.
 const MOST: usize = 64;
 
-pub(super) type Shared = Arc<Mutex<Streams>>;
+pub(super) type Shared = Arc<Mutex<Foreseen>>;
 
 /// The prefetchers of all accessors.
-#[derive(Default)]
-pub(super) struct Accessors(RwLock<Vec<(u32, Shared)>>);
+pub(super) struct Accessors {
+    list: RwLock<Vec<(u32, Shared)>>,
+    what: Prefetching,
+}
 
 impl Accessors {
+    pub(super) fn new(what: Prefetching) -> Self {
+        Self {
+            list: RwLock::default(),
+            what,
+        }
+    }
+
     fn of(&self, accessor: u32) -> Shared {
         let found = |list: &Vec<(u32, Shared)>| {
             let mine = list.iter().find(|(of, _)| *of == accessor);
             let last = list.last().filter(|_| list.len() == MOST);
-            mine.or(last).map(|(_, streams)| Arc::clone(streams))
+            mine.or(last).map(|(_, foreseen)| Arc::clone(foreseen))
         };
-        let known = found(&self.0.read().unwrap_or_else(PoisonError::into_inner));
+        let known = found(&self.list.read().unwrap_or_else(PoisonError::into_inner));
         known.unwrap_or_else(|| {
-            let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
             found(&list).unwrap_or_else(|| {
-                let streams = Shared::default();
-                list.push((accessor, Arc::clone(&streams)));
-                streams
+                let foreseen = Arc::new(Mutex::new(Foreseen::new(self.what)));
+                list.push((accessor, Arc::clone(&foreseen)));
+                foreseen
             })
         })
     }
@@ -61,8 +70,8 @@ impl Foresight<'_> {
             Self::One(prefetch) => ask(&mut **prefetch),
             Self::Accessors(accessors) => {
                 let shared = accessors.of(accessor);
-                let mut streams = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                ask(&mut *streams)
+                let mut foreseen = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                ask(&mut *foreseen)
             }
         }
     }

@@ -72,7 +72,7 @@ use crate::hnode::Hnode;
 use crate::hnode::ram::{Arena, ScratchPool};
 use crate::mmu::Mmu;
 use crate::page::{BLOCK_PAGES, PageNo, PageRange, Unit};
-use crate::policy::{Clock, Eviction, Prefetch};
+use crate::policy::{Clock, Eviction, Prefetch, Prefetching};
 use crate::stats::{Site, Stats};
 use crate::table::{Entry, Flags, Guard, LogicalPageTable, State};
 use std::sync::{Arc, Mutex};
@@ -92,6 +92,8 @@ pub struct Config {
     pub tiers: Vec<Box<dyn Hnode>>,
     /// Lets the guest's RAM be larger than what host and tiers certainly hold.
     pub overcommit: bool,
+    /// What comes along with a touched page.
+    pub prefetch: Prefetching,
 }
 
 /// Why an engine cannot be made.
@@ -183,6 +185,7 @@ impl Engine {
             arena,
             tiers,
             overcommit,
+            prefetch,
         } = config;
         if tiers.len() > 15 {
             return Err(ConfigError::Tiers(tiers.len()));
@@ -197,7 +200,7 @@ impl Engine {
             unplugged: Mutex::new(unplugged),
             unit,
             eviction: Box::new(Clock::default()),
-            accessors: foresight::Accessors::default(),
+            accessors: foresight::Accessors::new(prefetch),
             ahead: ahead::Ahead::default(),
             staged: expel::Staged::default(),
             waiting: waiting::Waiting::default(),

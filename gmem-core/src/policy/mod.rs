@@ -16,7 +16,7 @@ pub use density::Density;
 pub use heat::Heat;
 pub use hotness::{Hotness, Rounds};
 pub use placement::{Choice, Placement, Wanted, Whereabouts};
-pub use prefetch::{Plan, Prefetch, Streams, Window};
+pub use prefetch::{Foreseen, Plan, Prefetch, Prefetching, Streams, Tree, Window};
 
 use crate::page::{ClusterNo, PageNo};
 use crate::table::{Entry, Flags, LogicalPageTable};

@@ -6,6 +6,7 @@ use crate::watched::{Watched, noise};
 use gmem_core::engine::{Config, ConfigError, Destination, Engine, Outcome};
 use gmem_core::hnode::ram::Arena;
 use gmem_core::page::{PAGE_SIZE, PageNo, PageRange, Unit};
+use gmem_core::policy::Prefetching;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -92,6 +93,7 @@ fn no_fault_waits_at_exact_capacity_with_several_handlers() {
             arena: Arena::new(host, unit).unwrap(),
             tiers: vec![Box::new(slow.unwrap())],
             overcommit: false,
+            prefetch: Prefetching::default(),
         };
         let bench = Bench {
             engine: Arc::new(Engine::new(config, guest.clone()).unwrap()),

@@ -8,6 +8,7 @@ use gmem_core::hnode::ram::Arena;
 use gmem_core::hnode::zip::Zip;
 use gmem_core::mmu::{HostAddress, Mmu, Moved, Obstacle, Promoted};
 use gmem_core::page::{BLOCK_PAGES, PAGE_SIZE, PageNo, PageRange, Unit};
+use gmem_core::policy::Prefetching;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -370,6 +371,7 @@ pub fn bench_with(
         arena: Arena::new(host, unit).unwrap(),
         tiers,
         overcommit,
+        prefetch: Prefetching::default(),
     };
     let engine = Arc::new(Engine::new(config, guest.clone())?);
     let _ = guest.engine.set(Arc::downgrade(&engine));

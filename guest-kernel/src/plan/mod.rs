@@ -21,8 +21,8 @@
 //! | `stride` | `stride=17` | every so many pages, then the pages between |
 //! | `uniform` | | pages at random |
 //! | `zipf` | `theta=0.99` | pages by Zipf's law, ranks scattered |
-//! | `hotscan` | `hot=10` `hot_ops=90` | percent of the pages, scattered, get so many percent of the operations; the rest scan the other pages |
-//! | `phase` | `hot=10` `hot_ops=90` `phase_ops=` 16 a hot page | the hot pages change every so many operations; the rest are pages at random |
+//! | `hotscan` | `hot=10` `hot_ops=90` `together=off` | percent of the pages, scattered or `together`, get so many percent of the operations; the rest scan the other pages |
+//! | `phase` | `hot=10` `hot_ops=90` `together=off` `phase_ops=` 16 a hot page | the hot pages change every so many operations; the rest are pages at random |
 //! | `faults` | `passes=2` | one access to every page a pass, in a random order, each one timed alone |
 //! | `gather` | `theta=0.99` `row=256` `batch=256` `hints=off` | accelerators look up rows of a table by Zipf's law, and vCPUs and they increment counters in the same pages |
 //! | `layers` | `layers=8` `rows=2` `epochs=3` `hints=off` | accelerators multiply a few rows by weights, layer by layer; takes `seed=`, `working_set=` and `cpus=` |
@@ -117,8 +117,16 @@ const KNOWN: [Known; 18] = [
     ("stride", &[MEMORY, ACCESS], &["stride"]),
     ("uniform", &[MEMORY, ACCESS], &[]),
     ("zipf", &[MEMORY, ACCESS], &["theta"]),
-    ("hotscan", &[MEMORY, ACCESS], &["hot", "hot_ops"]),
-    ("phase", &[MEMORY, ACCESS], &["hot", "hot_ops", "phase_ops"]),
+    (
+        "hotscan",
+        &[MEMORY, ACCESS],
+        &["hot", "hot_ops", "together"],
+    ),
+    (
+        "phase",
+        &[MEMORY, ACCESS],
+        &["hot", "hot_ops", "together", "phase_ops"],
+    ),
     ("faults", &[MEMORY], &["write", "passes"]),
     (
         "gather",
@@ -186,11 +194,13 @@ impl Plan {
             "hotscan" => Workload::HotScan {
                 hot: hot()?,
                 hot_ops: percent("hot_ops", 90)?,
+                together: options.truth("together")?,
             },
             "phase" => Workload::Phase {
                 hot: hot()?,
                 hot_ops: percent("hot_ops", 90)?,
                 phase_ops: maybe("phase_ops")?,
+                together: options.truth("together")?,
             },
             "faults" => Workload::Faults {
                 passes: count("passes", 2)?,

@@ -34,6 +34,12 @@ fn options_are_read() {
             seconds: None
         }
     );
+    let together = |text| match Plan::parse(text).unwrap().workload {
+        Workload::HotScan { together, .. } | Workload::Phase { together, .. } => together,
+        _ => panic!("{text} has no hot pages"),
+    };
+    assert!(together("phase together=on") && together("hotscan together=on"));
+    assert!(!together("phase") && !together("hotscan"));
     let plan = Plan::parse("wild at=0x80000000").unwrap();
     assert_eq!(
         plan.workload,
@@ -129,6 +135,7 @@ fn values_out_of_range_are_refused() {
         "zipf theta=NaN",
         "zipf theta=1e9",
         "hotscan hot=100",
+        "phase together=yes",
         "wild at=zz",
         "gather row=100",
         "gather row=32",

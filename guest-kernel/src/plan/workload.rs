@@ -17,13 +17,18 @@ pub enum Workload {
     Uniform,
     /// `zipf`
     Zipf { theta: f64 },
-    /// `hotscan`, percents
-    HotScan { hot: u64, hot_ops: u64 },
-    /// `phase`, percents and operations
+    /// `hotscan`: percents, and whether the hot pages lie together
+    HotScan {
+        hot: u64,
+        hot_ops: u64,
+        together: bool,
+    },
+    /// `phase`: as `hotscan`, and operations
     Phase {
         hot: u64,
         hot_ops: u64,
         phase_ops: Option<u64>,
+        together: bool,
     },
     /// `faults`
     Faults { passes: u64 },

@@ -35,7 +35,8 @@ enum Law {
 
 /// The pages of the ranks `first..first + len`, modulo all.
 struct HotSet {
-    order: Permutation,
+    /// The page of each rank; none if the ranks are the pages.
+    order: Option<Permutation>,
     first: u64,
     len: u64,
     /// Percent of the operations that go there.
@@ -44,13 +45,14 @@ struct HotSet {
 
 impl HotSet {
     fn draw(&self, pages: u64, random: &mut Random) -> u64 {
-        self.order
-            .get((self.first + random.below(self.len)) % pages)
+        let rank = (self.first + random.below(self.len)) % pages;
+        self.order.as_ref().map_or(rank, |order| order.get(rank))
     }
 
     /// Only for a set that never moved.
     fn contains(&self, page: u64) -> bool {
-        self.order.inverse(page) < self.len
+        let rank = self.order.as_ref().map(|order| order.inverse(page));
+        rank.unwrap_or(page) < self.len
     }
 }
 
@@ -62,8 +64,8 @@ impl Generator {
             return None;
         }
         let scatter = Permutation::new(pages, seed, SCATTER);
-        let hot_set = |hot: u64, ops| HotSet {
-            order: scatter.clone(),
+        let hot_set = |hot: u64, ops, together: bool| HotSet {
+            order: (!together).then(|| scatter.clone()),
             first: 0,
             len: ((u128::from(pages) * u128::from(hot) / 100) as u64).max(1),
             ops,
@@ -73,13 +75,18 @@ impl Generator {
             Workload::Stride { stride } => Law::Stride(stride.min(pages)),
             Workload::Uniform => Law::Uniform,
             Workload::Zipf { theta } => Law::Zipf(Zipf::new(pages, theta), scatter),
-            Workload::HotScan { hot, hot_ops } => Law::HotScan(hot_set(hot, hot_ops)),
+            Workload::HotScan {
+                hot,
+                hot_ops,
+                together,
+            } => Law::HotScan(hot_set(hot, hot_ops, together)),
             Workload::Phase {
                 hot,
                 hot_ops,
                 phase_ops,
+                together,
             } => {
-                let hot = hot_set(hot, hot_ops);
+                let hot = hot_set(hot, hot_ops, together);
                 let length = phase_ops.unwrap_or(hot.len * 16) / crew.cpus as u64;
                 Law::Phase {
                     hot,

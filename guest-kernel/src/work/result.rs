@@ -109,7 +109,7 @@ fn specifics(object: &mut Object<'_>, context: &Context<'_>, tally: &Tally) {
         Workload::Verify { epochs } => object.integer("epochs", epochs),
         Workload::Stride { stride } => object.integer("stride", stride),
         Workload::Zipf { theta } => object.decimal("theta", theta, 4),
-        Workload::HotScan { hot, hot_ops } | Workload::Phase { hot, hot_ops, .. } => {
+        Workload::HotScan { hot, hot_ops, .. } | Workload::Phase { hot, hot_ops, .. } => {
             object.integer("hot_percent", hot);
             object.integer("hot_ops_percent", hot_ops);
         }

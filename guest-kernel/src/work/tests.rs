@@ -164,13 +164,14 @@ fn verify_finds_a_page_of_an_older_epoch_and_exchanged_pages() {
     );
 }
 
-const ACCESSES: [&str; 7] = [
+const ACCESSES: [&str; 8] = [
     "scan ops=9000 warmup=100",
     "stride stride=7 ops=9000",
     "uniform ops=9000 write=100",
     "zipf ops=9000 theta=1.1 fill=random",
     "hotscan ops=9000 hot=20",
     "phase ops=9000 phase_ops=1000 fill=zero",
+    "phase ops=9000 phase_ops=1000 together=on",
     "faults ops=9000 passes=20 write=50",
 ];
 
@@ -210,6 +211,38 @@ fn access_workloads_find_corruption_anywhere_in_a_page() {
             );
         }
     }
+}
+
+#[test]
+fn hot_pages_lie_together_if_asked_to_and_those_of_the_next_phase_beside_them() {
+    let touched = |text: &str, operations| {
+        let memory = Memory::new();
+        let plan = Plan::parse(text).unwrap();
+        let host = Host {
+            barrier: std::sync::Barrier::new(1),
+            met: AtomicUsize::new(0),
+            mischief: &|_| {},
+            lines: Mutex::default(),
+        };
+        let frequency = Frequency {
+            khz: 1,
+            assumed: false,
+        };
+        let crew = Crew::new(&host, &plan, &memory.set, frequency, 0, 1);
+        let mut generator = generator::Generator::new(&crew).unwrap();
+        let pages: std::collections::BTreeSet<u64> =
+            (0..operations).map(|_| generator.next()).collect();
+        (pages, memory.set.pages() / 10)
+    };
+    for text in ["hotscan", "phase phase_ops=5000"] {
+        let hot = text.to_string() + " hot_ops=100 together=on";
+        let (pages, hot) = touched(&hot, 5000);
+        assert!(pages.into_iter().eq(0..hot), "{text}");
+    }
+    let (pages, hot) = touched("phase phase_ops=5000 hot_ops=100 together=on", 10_000);
+    assert!(pages.into_iter().eq(0..2 * hot));
+    let (pages, hot) = touched("phase phase_ops=5000 hot_ops=100", 5000);
+    assert!(*pages.last().unwrap() > 2 * hot, "scattered");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use driver::Adder;
 use gmem_core::page::{PAGE_SIZE, PageNo, Unit};
+use gmem_core::policy::Prefetching;
 use gmem_devices::virtio::DeviceMemory;
 use gmem_vmm::kvm::affinity;
 use gmem_vmm::memory::managed::ManagedMemory;
@@ -30,6 +31,7 @@ pub fn run() -> Result<String, Box<dyn Error>> {
         lower: vec![Lower::Zip { bytes: MEMORY }],
         overcommit: true,
         huge: false,
+        prefetch: Prefetching::All,
     };
     let memory = ManagedMemory::new(Arc::new(GuestRam::new(MEMORY)?), Some(plan));
     memory.arm_for_accelerators(&affinity::allowed_cpus()?)?;

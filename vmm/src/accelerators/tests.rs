@@ -2,6 +2,7 @@
 
 use gmem_core::accel::Advice;
 use gmem_core::page::Unit;
+use gmem_core::policy::Prefetching;
 use gmem_devices::virtio::DeviceMemory;
 use gmem_devices::virtio::gmem::{NodeError, Nodes};
 use gmem_wire::gmem::kind;
@@ -34,6 +35,7 @@ impl Bench {
             lower: vec![Lower::Zip { bytes: MEMORY }],
             overcommit: true,
             huge: false,
+            prefetch: Prefetching::All,
         };
         let ram = Arc::new(GuestRam::new(MEMORY).unwrap());
         let memory = Arc::new(ManagedMemory::new(ram, Some(plan)));

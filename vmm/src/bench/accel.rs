@@ -25,6 +25,7 @@ use crate::memory::plan::{Lower, Plan};
 use crate::signals::TerminationSignals;
 use gmem_core::accel::Placement;
 use gmem_core::page::Unit;
+use gmem_core::policy::Prefetching;
 
 /// Bandwidth of the link where it is modelled, 10^9 bytes a second.
 const LINK_GBPS: f64 = 8.0;
@@ -230,6 +231,7 @@ impl Bench<'_> {
             }],
             overcommit: false,
             huge: false,
+            prefetch: Prefetching::All,
         };
         guest::run(
             &Job {

@@ -15,6 +15,7 @@ use crate::machine::Setting;
 use crate::memory::plan::Plan;
 use crate::signals::TerminationSignals;
 use gmem_core::page::Unit;
+use gmem_core::policy::Prefetching;
 
 /// How to measure.
 #[derive(Clone, Debug)]
@@ -130,6 +131,7 @@ fn sample(
                 lower: Vec::new(),
                 overcommit: false,
                 huge: false,
+                prefetch: Prefetching::All,
             };
             ("resident memory", Some(plan))
         }

@@ -19,6 +19,7 @@ use crate::memory::plan::{Lower, Plan};
 use crate::memory::server::Server;
 use crate::signals::TerminationSignals;
 use gmem_core::page::Unit;
+use gmem_core::policy::Prefetching;
 
 /// How to measure.
 #[derive(Clone, Debug)]
@@ -195,6 +196,7 @@ fn rate(
                 lower,
                 overcommit: false,
                 huge: false,
+                prefetch: Prefetching::All,
             };
             ("the engine", Some(plan))
         }

@@ -3,6 +3,7 @@
 use gmem_core::bytes::Bytes;
 use gmem_core::engine::ConfigError;
 use gmem_core::page::Unit;
+use gmem_core::policy::Prefetching;
 
 use super::memory::MemoryArg;
 use super::tier::{self, TierArg, TierError, TierKind, TierSpec, Tiers};
@@ -94,6 +95,7 @@ fn host_only(memory: MemoryArg) -> Plan {
         lower: Vec::new(),
         overcommit: memory.overcommit,
         huge: false,
+        prefetch: Prefetching::All,
     }
 }
 
@@ -110,6 +112,7 @@ fn demonstration(memory: MemoryArg) -> Plan {
         }],
         overcommit: memory.overcommit,
         huge: false,
+        prefetch: Prefetching::All,
     }
 }
 
@@ -120,10 +123,13 @@ fn plan(tiers: Vec<TierSpec>, memory: MemoryArg) -> Plan {
         lower: Vec::new(),
         overcommit: memory.overcommit,
         huge: false,
+        prefetch: Prefetching::All,
     };
     for TierSpec { size, kind } in tiers {
         match kind {
-            TierKind::Host { unit } => (plan.budget, plan.unit) = (size, unit),
+            TierKind::Host { unit, prefetch } => {
+                (plan.budget, plan.unit, plan.prefetch) = (size, unit, prefetch);
+            }
             TierKind::Hbm { latency_us, gbps } => plan.lower.push(Lower::Hbm {
                 bytes: size,
                 latency_us: f64::from(latency_us),

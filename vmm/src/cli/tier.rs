@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use gmem_core::bytes::Bytes;
 use gmem_core::page::{BLOCK_SIZE, Unit};
+use gmem_core::policy::Prefetching;
 
 use super::keys::{self, Key, KeyError, bad_value, unknown};
 
@@ -37,6 +38,8 @@ pub enum TierKind {
     Host {
         /// What moves at once.
         unit: Unit,
+        /// What comes along with a touched page.
+        prefetch: Prefetching,
     },
     /// Emulated accelerator memory.
     Hbm {
@@ -194,7 +197,10 @@ pub fn combine(args: Vec<TierArg>) -> Result<Tiers, TierError> {
         match specs[..] {
             [
                 TierSpec {
-                    kind: TierKind::Host { unit: Unit::Page },
+                    kind:
+                        TierKind::Host {
+                            unit: Unit::Page, ..
+                        },
                     ..
                 },
                 _,
@@ -207,19 +213,25 @@ pub fn combine(args: Vec<TierArg>) -> Result<Tiers, TierError> {
 }
 
 fn host(size: u64, keys: &[Key<'_>]) -> Result<TierKind, TierError> {
-    let mut unit = Unit::Page;
+    let (mut unit, mut prefetch) = (Unit::Page, Prefetching::All);
     for &(key, value) in keys {
         match (key, value) {
             ("unit", "4K") => unit = Unit::Page,
             ("unit", "2M") => unit = Unit::Block,
             ("unit", _) => return Err(bad_value("unit", value, "unit=4K or unit=2M").into()),
-            _ => return Err(unknown("a host tier", key, "its one key is unit").into()),
+            ("prefetch", "off") => prefetch = Prefetching::Off,
+            ("prefetch", "streams") => prefetch = Prefetching::Streams,
+            ("prefetch", "all") => prefetch = Prefetching::All,
+            ("prefetch", _) => {
+                return Err(bad_value("prefetch", value, "off, streams or all").into());
+            }
+            _ => return Err(unknown("a host tier", key, "its keys are unit and prefetch").into()),
         }
     }
     if unit == Unit::Block && !size.is_multiple_of(BLOCK_SIZE as u64) {
         return Err(TierError::NotBlocks(Bytes(size)));
     }
-    Ok(TierKind::Host { unit })
+    Ok(TierKind::Host { unit, prefetch })
 }
 
 fn hbm(keys: &[Key<'_>]) -> Result<TierKind, TierError> {

@@ -16,12 +16,22 @@ fn together(texts: &[&str]) -> Result<Tiers, TierError> {
 
 #[test]
 fn each_kind_is_read_with_its_keys() {
-    assert_eq!(tier("host:128M").kind, TierKind::Host { unit: Unit::Page });
+    let host = |unit, prefetch| TierKind::Host { unit, prefetch };
+    let (page, all) = (Unit::Page, Prefetching::All);
+    assert_eq!(tier("host:128M").kind, host(page, all));
+    for (name, prefetch) in [
+        ("off", Prefetching::Off),
+        ("streams", Prefetching::Streams),
+        ("all", all),
+    ] {
+        let text = format!("host:128M,prefetch={name}");
+        assert_eq!(tier(&text).kind, host(page, prefetch));
+    }
     assert_eq!(
         tier("host:128M,unit=2M"),
         TierSpec {
             size: 128 * MIB,
-            kind: TierKind::Host { unit: Unit::Block }
+            kind: host(Unit::Block, all)
         }
     );
     assert_eq!(
@@ -82,6 +92,7 @@ fn malformed_tiers_are_refused() {
     );
     for bad in [
         "host:2M,unit=1G",
+        "host:2M,prefetch=on",
         "hbm:1G,latency_us=-1",
         "hbm:1G,gbps=0",
         "hbm:1G,gbps=NaN",

@@ -106,6 +106,7 @@ impl Armed {
             arena,
             tiers: tiers(&plan.lower)?,
             overcommit: plan.overcommit,
+            prefetch: plan.prefetch,
         };
         let engine = Arc::new(Engine::new(config, Arc::new(mmu))?);
         if plan.unit == Unit::Block {

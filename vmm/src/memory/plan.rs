@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use gmem_core::hnode::Kind;
 use gmem_core::page::Unit;
+use gmem_core::policy::Prefetching;
 
 /// The host budget and what lies beneath it.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,8 @@ pub struct Plan {
     pub overcommit: bool,
     /// Full blocks of 4 KiB pages become huge pages, where the host offers them.
     pub huge: bool,
+    /// What comes along with a touched page.
+    pub prefetch: Prefetching,
 }
 
 /// A tier below the host.

@@ -30,6 +30,7 @@ fn armed() -> (Arc<GuestRam>, Armed, Arc<Failure>) {
             gbps: None,
         }],
         overcommit: false,
+        prefetch: gmem_core::policy::Prefetching::All,
         huge: true,
     };
     let failure = Arc::new(Failure::default());

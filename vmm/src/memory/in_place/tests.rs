@@ -13,6 +13,7 @@ use gmem_core::engine::Destination;
 use gmem_core::hnode::link::Link;
 use gmem_core::hnode::local::LocalMemory;
 use gmem_core::page::{PAGE_SIZE, PageNo, PageRange, Unit};
+use gmem_core::policy::Prefetching;
 use gmem_devices::accel::mmu::{Format, Gpu, Npu};
 use gmem_devices::accel::{Command, Hardware, Processor};
 
@@ -64,6 +65,7 @@ fn storm(placement: Placement, reaching: bool) {
         }],
         overcommit: false,
         huge: false,
+        prefetch: Prefetching::All,
     };
     let failure = Arc::new(Failure::default());
     let armed = Armed::new(&ram, 0, &plan, &[0], &failure).unwrap();
@@ -146,6 +148,7 @@ fn a_write_by_the_guest_ends_the_copies_of_a_page_and_is_read_by_all() {
         lower: Vec::new(),
         overcommit: false,
         huge: false,
+        prefetch: Prefetching::All,
     };
     let failure = Arc::new(Failure::default());
     let armed = Armed::new(&ram, 0, &plan, &[0], &failure).unwrap();
