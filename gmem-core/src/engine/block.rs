@@ -130,7 +130,7 @@ impl Engine {
     }
 
     /// Moves a block's frame beneath the guest, all of it or nothing.
-    fn map_block(&self, start: PageNo, slot: HostAddress) -> Result<(), FaultError> {
+    pub(super) fn map_block(&self, start: PageNo, slot: HostAddress) -> Result<(), FaultError> {
         let moved = self.map_patiently(slot, start, BLOCK_PAGES);
         let Some(obstacle) = moved.stopped else {
             return Ok(());

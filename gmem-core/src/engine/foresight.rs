@@ -2,7 +2,7 @@
 
 use super::ahead::Task;
 use crate::policy::{Foreseen, Plan, Prefetch, Prefetching};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Accessors with prefetchers of their own. Those beyond share the last one.
 const MOST: usize = 64;
@@ -39,28 +39,43 @@ impl Accessors {
             })
         })
     }
+
+    /// As [`Accessors::of`], by way of the latest answer.
+    fn latest<'a>(&self, accessor: u32, latest: &'a mut Option<(u32, Shared)>) -> &'a Shared {
+        if latest.as_ref().is_none_or(|(of, _)| *of != accessor) {
+            *latest = None;
+        }
+        &latest
+            .get_or_insert_with(|| (accessor, self.of(accessor)))
+            .1
+    }
 }
 
 /// Whose prefetcher a fault handler asks.
 pub(super) enum Foresight<'e> {
     /// The accessor's own, which handlers share.
-    Accessors(&'e Accessors),
+    Accessors {
+        all: &'e Accessors,
+        /// Whose touch was the latest: that of the next is mostly the same.
+        latest: Option<(u32, Shared)>,
+    },
     /// Always the same.
     One(Box<dyn Prefetch>),
 }
 
-impl Foresight<'_> {
+impl<'e> Foresight<'e> {
+    pub(super) fn of(all: &'e Accessors) -> Self {
+        Self::Accessors { all, latest: None }
+    }
+
     /// What to bring ahead, now that `accessor` has been answered. No page is locked meanwhile.
-    pub(super) fn ahead(&self, accessor: u32) -> Option<Task> {
-        let Self::Accessors(accessors) = self else {
+    pub(super) fn ahead(&mut self, accessor: u32) -> Option<Task> {
+        let Self::Accessors { all, latest } = self else {
             return None;
         };
-        let of = accessors.of(accessor);
+        let of = Arc::clone(all.latest(accessor, latest));
         let mut plan = Plan::default();
-        let window = of
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .ahead(&mut plan)?;
+        let window = lock(&of).ahead(&mut plan)?;
         Some(Task { of, window, plan })
     }
 
@@ -68,11 +83,11 @@ impl Foresight<'_> {
     pub(super) fn ask<R>(&mut self, accessor: u32, ask: impl FnOnce(&mut dyn Prefetch) -> R) -> R {
         match self {
             Self::One(prefetch) => ask(&mut **prefetch),
-            Self::Accessors(accessors) => {
-                let shared = accessors.of(accessor);
-                let mut foreseen = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                ask(&mut *foreseen)
-            }
+            Self::Accessors { all, latest } => ask(&mut *lock(all.latest(accessor, latest))),
         }
     }
+}
+
+fn lock(shared: &Shared) -> MutexGuard<'_, Foreseen> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

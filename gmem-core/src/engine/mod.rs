@@ -49,6 +49,7 @@ mod observe;
 mod pass_on;
 mod promote;
 mod reclaim;
+mod recycle;
 mod sizes;
 mod snapshot;
 mod together;
@@ -246,7 +247,7 @@ impl Engine {
 
     /// A fault handler, for one thread. Handlers share what they know of each accessor.
     pub fn faults(&self) -> Faults<'_> {
-        Faults::new(self, Foresight::Accessors(&self.accessors))
+        Faults::new(self, Foresight::of(&self.accessors))
     }
 
     /// A fault handler with a prefetcher of the caller's.

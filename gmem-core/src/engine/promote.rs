@@ -124,8 +124,8 @@ impl Engine {
         let Some(block) = self.lasting_block(&mut search, begun) else {
             return Ok(IDLE);
         };
-        if self.has_room_to_promote()? {
-            self.promote_if_full(block);
+        if self.arena.has_free_block() || self.has_room_to_promote()? {
+            self.promote_if_full(block)?;
         }
         let pause = (begun.elapsed() * SHARE).min(LONGEST_PAUSE);
         search.not_before = Some(begun + pause);
@@ -198,29 +198,37 @@ impl Engine {
     /// Makes one frame of the block of `page`, if all its pages are beneath the guest, one by one; returns whether it did.
     /// Not where it is locked, pinned or shared with an accelerator, there is no room for the moment in which the bytes
     /// are in two places, or the host cannot.
-    pub fn promote(&self, page: PageNo) -> bool {
+    pub fn promote(&self, page: PageNo) -> Result<bool, FaultError> {
         let _passing = self.gate.pass();
-        self.unit == Unit::Page && self.is_full(page.block()) && self.promote_if_full(page.block())
+        if self.unit == Unit::Block || !self.is_full(page.block()) {
+            return Ok(false);
+        }
+        self.promote_if_full(page.block())
     }
 
-    fn promote_if_full(&self, block: u64) -> bool {
+    fn promote_if_full(&self, block: u64) -> Result<bool, FaultError> {
         let Some(leaf) = self.table.try_lock_leaf(block) else {
-            return false;
+            return Ok(false);
         };
         if !(0..BLOCK_PAGES).all(|index| is_promotable(leaf.entry(index)))
             || self.is_shared(leaf.start())
         {
-            return false;
+            return Ok(false);
         }
+        let Some(leaf) = self.recycle_into(leaf)? else {
+            Stats::one(&self.stats.promotions);
+            return Ok(true);
+        };
         // Freed again as soon as the bytes are in the new frame: so many small ones are gone then.
         let Some(_leave) = self.arena.leave_to_create(BLOCK_PAGES) else {
-            return false;
+            return Ok(false);
         };
         match self.beneath.promote(leaf.start()) {
             Promoted::Done => {
                 leaf.collapse(mapped_block());
                 Stats::one(&self.stats.promotions);
-                return true;
+                self.keep_block_frames();
+                return Ok(true);
             }
             Promoted::NotNow => Stats::one(&self.stats.busy),
             // Of a host that has done it before, this block is meant.
@@ -230,7 +238,7 @@ impl Engine {
                 }
             }
         }
-        false
+        Ok(false)
     }
 
     /// Whether an accelerator has something of a block.

@@ -5,6 +5,9 @@
 //! writing at once, its victims are copied into the arena, and dropped at once: a few interrupts for as many as there are.
 //! Pages between them that stay have to be entered into the guest's tables again when they are used next.
 //!
+//! A page that the kernel has pinned for direct I/O must not be among them, for protection does not stop a device: as for
+//! accelerators' copies, no file is opened that way ([`Mmu::protect`](crate::mmu::Mmu::protect)).
+//!
 //! Which costs less is measured, as the background thread goes.
 
 use super::Engine;
@@ -181,11 +184,16 @@ impl Engine {
     /// which, by clusters.
     fn copy_and_drop(&self, held: &mut [Pages<'_>]) -> Vec<(ClusterNo, u64)> {
         let (mut copies, mut ranges) = (Vec::new(), Vec::new());
+        // Faults go on meanwhile, and want frames too.
+        let mut most = usize::try_from(self.arena.available() / 2).unwrap_or(usize::MAX);
         for (group, pages) in held.iter().enumerate() {
             for (at, length) in runs(pages.mask()) {
-                let Some(mut frames) = self.arena.take(length) else {
+                let wanted = length.min(most);
+                let Some(mut frames) = (wanted > 0).then(|| self.arena.take(wanted)).flatten()
+                else {
                     break;
                 };
+                most -= frames.pages();
                 let first = pages.cluster().page(at);
                 if self.beneath.read(first, frames.bytes_mut()) {
                     ranges.push((first, frames.pages()));

@@ -32,12 +32,15 @@ fn with_full_block() -> Bench {
 fn a_full_block_becomes_one_frame_and_nothing_else_changes() {
     let bench = with_full_block();
     let before = bench.engine.arena().existing();
-    assert!(bench.engine.promote(PageNo(77)));
+    assert!(bench.engine.promote(PageNo(77)).unwrap());
     let snapshot = bench.engine.snapshot();
     assert_eq!((snapshot.promotions, snapshot.huge_bytes), (1, 2 << 20));
     assert!(bench.engine.arena().existing() <= before);
     bench.audit();
-    assert!(!bench.engine.promote(PageNo(77)), "it is one already");
+    assert!(
+        !bench.engine.promote(PageNo(77)).unwrap(),
+        "it is one already"
+    );
     verify_all(&bench, 512, word);
 }
 
@@ -46,12 +49,12 @@ fn a_block_with_a_hole_or_a_pin_stays_as_it_is() {
     let bench = with_full_block();
     let one = PageRange::new(PageNo(9), 1);
     bench.engine.set_pinned(one, true).unwrap();
-    assert!(!bench.engine.promote(PageNo(0)));
+    assert!(!bench.engine.promote(PageNo(0)).unwrap());
     bench.engine.set_pinned(one, false).unwrap();
     bench.engine.migrate(one, Destination::Staged).unwrap();
-    assert!(!bench.engine.promote(PageNo(0)));
+    assert!(!bench.engine.promote(PageNo(0)).unwrap());
     touch(&bench, 9);
-    assert!(bench.engine.promote(PageNo(0)));
+    assert!(bench.engine.promote(PageNo(0)).unwrap());
     bench.audit();
 }
 
@@ -59,7 +62,7 @@ fn a_block_with_a_hole_or_a_pin_stays_as_it_is() {
 fn without_room_for_two_copies_a_block_stays_as_it_is() {
     let bench = bench(2 * 512, 600, Unit::Page, vec![hbm(2 * 512)]);
     write_all(&bench, 512, word);
-    assert!(!bench.engine.promote(PageNo(0)));
+    assert!(!bench.engine.promote(PageNo(0)).unwrap());
     bench.audit();
     verify_all(&bench, 512, word);
     assert!(bench.engine.arena().peak() <= 600);
@@ -70,7 +73,7 @@ fn what_the_host_refuses_leaves_the_block_as_it_was() {
     let bench = with_full_block();
     for refusal in [Promoted::NotNow, Promoted::NotOffered] {
         *bench.guest.promotes.lock().unwrap() = refusal;
-        assert!(!bench.engine.promote(PageNo(0)));
+        assert!(!bench.engine.promote(PageNo(0)).unwrap());
         assert_eq!(bench.engine.snapshot().huge_bytes, 0);
         bench.audit();
     }
@@ -80,7 +83,7 @@ fn what_the_host_refuses_leaves_the_block_as_it_was() {
 #[test]
 fn a_promoted_block_is_staged_and_rescued_whole_and_split_after_a_few_times() {
     let bench = with_full_block();
-    assert!(bench.engine.promote(PageNo(0)));
+    assert!(bench.engine.promote(PageNo(0)).unwrap());
     let mut whole = 0;
     while bench.engine.snapshot().splits == 0 {
         bench.engine.migrate(FIRST, Destination::Staged).unwrap();
@@ -94,13 +97,53 @@ fn a_promoted_block_is_staged_and_rescued_whole_and_split_after_a_few_times() {
     assert!(whole > 1, "once is no pattern");
     assert_eq!(bench.engine.snapshot().huge_bytes, 0);
     verify_all(&bench, 512, word);
-    assert!(bench.engine.promote(PageNo(0)), "and may be one again");
+    assert!(
+        bench.engine.promote(PageNo(0)).unwrap(),
+        "and may be one again"
+    );
+}
+
+#[test]
+fn a_frame_that_a_block_left_becomes_the_next_block_s() {
+    let bench = bench(4 * 512, 4 * 512, Unit::Page, vec![hbm(4 * 512)]);
+    write_all(&bench, 1024, word);
+    assert!(bench.engine.promote(PageNo(0)).unwrap());
+    bench.engine.migrate(FIRST, Destination::Tier(1)).unwrap();
+    assert!(bench.engine.arena().has_free_block());
+    let (existing, discarded) = (
+        bench.engine.arena().existing(),
+        bench.guest.discarded.load(Ordering::SeqCst),
+    );
+    // The host is not asked.
+    *bench.guest.promotes.lock().unwrap() = Promoted::NotOffered;
+    assert!(bench.engine.promote(PageNo(512)).unwrap());
+    assert_eq!(bench.engine.arena().existing(), existing - 512);
+    assert_eq!(bench.guest.discarded.load(Ordering::SeqCst), discarded + 1);
+    assert!(!bench.engine.arena().has_free_block());
+    assert_eq!(bench.engine.snapshot().huge_bytes, 2 << 20);
+    bench.audit();
+    verify_all(&bench, 1024, word);
+    bench.audit();
+}
+
+#[test]
+fn a_block_that_cannot_be_protected_keeps_its_frames() {
+    let bench = bench(4 * 512, 4 * 512, Unit::Page, vec![hbm(4 * 512)]);
+    write_all(&bench, 1024, word);
+    assert!(bench.engine.promote(PageNo(0)).unwrap());
+    bench.engine.migrate(FIRST, Destination::Tier(1)).unwrap();
+    bench.guest.protects.store(false, Ordering::SeqCst);
+    *bench.guest.promotes.lock().unwrap() = Promoted::NotNow;
+    assert!(!bench.engine.promote(PageNo(512)).unwrap());
+    assert!(bench.engine.arena().has_free_block(), "for the next one");
+    bench.audit();
+    verify_all(&bench, 1024, word);
 }
 
 #[test]
 fn a_part_that_is_given_back_splits_the_block_and_leaves_the_rest() {
     let bench = with_full_block();
-    assert!(bench.engine.promote(PageNo(0)));
+    assert!(bench.engine.promote(PageNo(0)).unwrap());
     bench.engine.free(PageRange::new(PageNo(10), 3)).unwrap();
     let snapshot = bench.engine.snapshot();
     assert_eq!((snapshot.splits, snapshot.huge_bytes), (1, 0));
@@ -161,8 +204,8 @@ fn no_update_is_lost_between_promotions_faults_and_evictions() {
             .collect();
         scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
-                bench.engine.promote(PageNo(0));
-                bench.engine.promote(PageNo(512));
+                bench.engine.promote(PageNo(0)).unwrap();
+                bench.engine.promote(PageNo(512)).unwrap();
                 std::thread::yield_now();
             }
         });
@@ -180,7 +223,7 @@ fn no_update_is_lost_between_promotions_faults_and_evictions() {
                 bench.engine.migrate(range, to).unwrap();
                 bench.engine.migrate(all, Destination::Guest).unwrap();
                 // With or without somebody else's help.
-                bench.engine.promote(PageNo(0));
+                bench.engine.promote(PageNo(0)).unwrap();
             }
         });
         for adder in adders {

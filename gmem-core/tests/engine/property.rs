@@ -133,14 +133,14 @@ fn history(unit: Unit, pages: u64, host: u64, steps: Vec<Step>) -> Result<(), Te
                 }
             }
             Step::Promote(page) => {
-                bench.engine.promote(PageNo(page));
+                bench.engine.promote(PageNo(page)).unwrap();
             }
             // As far as there is room; then it may become one frame.
             Step::FillBlock(page) => {
                 let range = PageRange::new(PageNo(page).block_start(), 512);
                 let range = PageRange::new(range.start, 512.min(pages - range.start.0));
                 let _ = bench.engine.migrate(range, Destination::Guest);
-                bench.engine.promote(range.start);
+                bench.engine.promote(range.start).unwrap();
             }
             Step::FailUnmap(after) => bench.guest.unmap_fuse.fail_after(after),
             Step::Budget(more) => {

@@ -22,6 +22,7 @@ use crate::reserve::{Backing, Reservation, ReserveError};
 use crate::table::Frame;
 use budget::Budget;
 use slots::Slots;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Slots for frames of 4 KiB, at most: free ones to be used next, and those that eviction has taken out and
@@ -42,8 +43,10 @@ pub struct Arena {
     pages: Mutex<Slots>,
     blocks: Mutex<Slots>,
     budget: Budget,
-    /// The unit in which free frames are kept to be used again; those of the other unit are released.
+    /// The unit in which free frames are kept to be used again; those of the other unit are released,
     unit: Unit,
+    /// but for so many of 2 MiB.
+    kept_blocks: AtomicUsize,
 }
 
 impl Arena {
@@ -63,6 +66,7 @@ impl Arena {
             blocks: Mutex::new(Slots::new(BLOCK_SLOTS)),
             budget: Budget::new(budget_pages),
             unit,
+            kept_blocks: AtomicUsize::new(0),
         })
     }
 
@@ -105,13 +109,8 @@ impl Arena {
 
     /// A free frame of 2 MiB, to be filled whole.
     pub fn take_block(&self) -> Option<Frames<'_>> {
-        if let Some((block, _)) = self.slots(Unit::Block).take_full(1) {
-            return Some(Frames::used_before(
-                self,
-                first_page(block, Unit::Block),
-                BLOCK_PAGES,
-                Unit::Block,
-            ));
+        if let Some(frames) = self.take_free_block() {
+            return Some(frames);
         }
         let pages = BLOCK_PAGES as u64;
         if self.budget.create(pages, pages) == 0 {
@@ -129,6 +128,24 @@ impl Arena {
                 None
             }
         }
+    }
+
+    /// Keeps up to `most` free frames of 2 MiB although the unit is 4 KiB, for [`Arena::take_free_block`]. Whoever finds no other
+    /// frame breaks them up.
+    pub fn keep_blocks(&self, most: usize) {
+        self.kept_blocks.store(most, Ordering::Relaxed);
+    }
+
+    /// Whether a frame of 2 MiB lies free.
+    pub fn has_free_block(&self) -> bool {
+        self.slots(Unit::Block).full() > 0
+    }
+
+    /// A frame of 2 MiB that lies free, to be filled whole.
+    pub fn take_free_block(&self) -> Option<Frames<'_>> {
+        let (block, _) = self.slots(Unit::Block).take_full(1)?;
+        let first = first_page(block, Unit::Block);
+        Some(Frames::used_before(self, first, BLOCK_PAGES, Unit::Block))
     }
 
     /// Leave to create `pages` frames of 4 KiB, or the whole ones that they come to, beneath the guest. Free frames are given back to the kernel for
@@ -293,12 +310,14 @@ impl Arena {
         // While the cap is exceeded a few frames are kept all the same: faults need some to go on while
         // the background thread evicts the excess, which it may do for a while.
         let (full, total) = (self.slots(unit).full(), self.slots_of(unit));
-        let enough = if self.excess() > 0 {
+        let enough = if unit != self.unit {
+            self.kept_blocks.load(Ordering::Relaxed)
+        } else if self.excess() > 0 {
             total / 64
         } else {
             total / 2
         };
-        if unit != self.unit || full >= enough {
+        if full >= enough {
             self.release(first, pages, unit);
             return;
         }
