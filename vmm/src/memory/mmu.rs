@@ -100,3 +100,6 @@ impl Mmu for VcpuMmu {
         self.ram.read(page.address(), into).is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,3 +157,39 @@ fn a_promoted_block_leaves_and_returns_as_one_frame_and_splits_when_a_part_leave
     }
     verify();
 }
+
+#[test]
+fn a_frame_that_a_block_has_left_is_the_next_one_s_while_that_is_written() {
+    let (ram, armed, failure) = armed();
+    let pages = BLOCK / PAGE;
+    (0..pages).for_each(|page| write(&ram, page, page + 1));
+    if !promoted(&armed, 1) {
+        return;
+    }
+    let first = PageRange::new(PageNo(0), pages);
+    armed.engine.migrate(first, Destination::Tier(1)).unwrap();
+    assert!(armed.engine.arena().has_free_block());
+    let done = AtomicBool::new(false);
+    let added = thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut rounds = 0;
+            while !done.load(Ordering::Relaxed) {
+                (pages..2 * pages).for_each(|page| add(&ram, page, 1));
+                rounds += 1;
+            }
+            rounds
+        });
+        promoted(&armed, 2);
+        assert!(!armed.engine.arena().has_free_block(), "it has been used");
+        done.store(true, Ordering::Relaxed);
+        writer.join().unwrap()
+    });
+    assert_eq!(huge_bytes(&ram), BLOCK_SIZE);
+    for page in 0..pages {
+        assert_eq!(read(&ram, page), page + 1, "page {page}");
+        assert_eq!(read(&ram, pages + page), added, "page {}", pages + page);
+    }
+    let audit = armed.engine.audit(&armed.engine.quiesce());
+    assert_eq!(audit.contradictions, Vec::<String>::new());
+    assert_eq!(failure.get(), None);
+}
