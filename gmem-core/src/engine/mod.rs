@@ -19,7 +19,7 @@
 //! | `free` | pages that the guest gives back, nowhere |
 //! | `reclaim` | decides when, by watermarks |
 //! | `duty` | decides who, by what it costs |
-//! | `promote` | nothing: makes one frame of 2 MiB of small ones that stay beneath the guest |
+//! | `promote`, `recycle` | nothing: makes one frame of 2 MiB of small ones that stay beneath the guest |
 //! | `observe` | nothing: notes which mapped pages are used, where somebody can tell |
 //!
 //! # Invariants
