@@ -76,6 +76,7 @@ impl<'m> Reader<'m> {
     fn read(&mut self, how: How, gpa: u64, offset: u64, len: u64) -> io::Result<u64> {
         let view = self.memory.view();
         let host = |gpa| view.get_host_address(GuestAddress(gpa)).unwrap();
+        let _input = self.memory.incoming().begin();
         let first = len / 2 / 512 * 512;
         let buffers = [(gpa, first), (gpa + first, len - first)].map(|(gpa, len)| libc::iovec {
             iov_base: host(gpa).cast(),

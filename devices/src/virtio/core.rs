@@ -140,8 +140,7 @@ impl Core {
         if !state.live() {
             return QueueSet::default();
         }
-        let memory = self.memory.view();
-        let mut guest = Guest::new(memory, &mut state.queues, &self.interrupt);
+        let mut guest = Guest::new(&*self.memory, &mut state.queues, &self.interrupt);
         let worked = work(&mut *state.device, &mut guest);
         let cut_short = guest.cut_short();
         if let Err(Broken(cause)) = worked {

@@ -5,6 +5,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::device::Broken;
 use super::interrupt::Interrupt;
+use super::{DeviceMemory, Incoming};
 
 /// Buffers that the driver has put into a queue, in one request.
 pub type Chain<'m> = DescriptorChain<&'m GuestMemoryMmap>;
@@ -35,6 +36,7 @@ impl QueueSet {
 /// The driver's side: memory, queues and interrupt, while the device holds its lock.
 pub struct Guest<'g> {
     memory: &'g GuestMemoryMmap,
+    incoming: &'g Incoming,
     queues: &'g mut [Queue],
     interrupt: &'g Interrupt,
     pops_left: u32,
@@ -43,12 +45,13 @@ pub struct Guest<'g> {
 
 impl<'g> Guest<'g> {
     pub(super) fn new(
-        memory: &'g GuestMemoryMmap,
+        memory: &'g dyn DeviceMemory,
         queues: &'g mut [Queue],
         interrupt: &'g Interrupt,
     ) -> Self {
         Self {
-            memory,
+            memory: memory.view(),
+            incoming: memory.incoming(),
             queues,
             interrupt,
             pops_left: POPS_A_CALL,
@@ -64,6 +67,11 @@ impl<'g> Guest<'g> {
     /// The guest's memory.
     pub fn memory(&self) -> &'g GuestMemoryMmap {
         self.memory
+    }
+
+    /// See [`DeviceMemory::incoming`].
+    pub fn incoming(&self) -> &'g Incoming {
+        self.incoming
     }
 
     /// Whether the driver uses queue `queue`. The others stay empty.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::Incoming;
 use vm_memory::GuestMemoryMmap;
 
 /// The guest's memory.
@@ -11,6 +12,10 @@ use vm_memory::GuestMemoryMmap;
 pub trait DeviceMemory: Send + Sync {
     /// The guest-physical address space: what is mapped is RAM.
     fn view(&self) -> &GuestMemoryMmap;
+
+    /// Requests by which the kernel may write to this memory, without a copy that this process makes: whoever makes one has it
+    /// counted for as long as it lasts.
+    fn incoming(&self) -> &Incoming;
 
     /// The guest gives back `len` bytes at guest-physical address `gpa`, both multiples of 4 KiB: their frames are
     /// freed wherever they are, and they read as zeros.

@@ -224,11 +224,13 @@ impl Engine {
         Ok(true)
     }
 
-    /// Those pages in `mask` that are not untouched, if any.
+    /// Those pages in `mask` that are not untouched, or may be no longer: one that somebody brings is within the guest's
+    /// reach before its entry says so.
     fn holds_something(&self, cluster: ClusterNo, mask: u64) -> Option<u64> {
         let mut found = 0;
+        let untouched = |entry: Entry| entry.state() == State::Untouched;
         for page in cluster.pages(mask) {
-            if self.table.peek(page).state() != State::Untouched {
+            if !self.table.settled(page).is_some_and(untouched) {
                 found |= 1 << ClusterNo::index(page);
             }
         }

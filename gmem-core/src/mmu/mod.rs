@@ -97,7 +97,7 @@ pub trait Mmu: Send + Sync {
 
     /// Drops pages that are there and protected, with their bytes, so many from each on: whoever reaches for them waits as for a
     /// page that never came. CPUs are interrupted once for all of them. Returns how many of the ranges were dropped,
-    /// from the first on.
+    /// from the first on: none while a device of the host may write to pages that the kernel has pinned.
     fn discard(&self, _ranges: &[(PageNo, usize)]) -> usize {
         0
     }

@@ -69,6 +69,12 @@ impl<A: Atomic> Word<A> {
         Entry::from_bits(self.0.load(Ordering::Acquire))
     }
 
+    /// What the word says, if nobody has locked it.
+    pub fn settled(&self) -> Option<Entry> {
+        let bits = self.0.load(Ordering::Acquire);
+        (bits & LOCK == 0).then(|| Entry::from_bits(bits))
+    }
+
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> bool {
         let bits = self.0.load(Ordering::Relaxed);

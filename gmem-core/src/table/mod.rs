@@ -97,6 +97,15 @@ impl LogicalPageTable {
         }
     }
 
+    /// As [`LogicalPageTable::peek`], of a page of a split block; `None` while somebody has it locked, and if its block is
+    /// whole: what the guest reaches may already differ from what the entry says.
+    pub fn settled(&self, page: PageNo) -> Option<Entry> {
+        let slot = self.slot(page.block());
+        let leaf = slot.leaf.get()?;
+        let entry = leaf[page.index_in_block()].settled()?;
+        (entry.state() != State::InBlock).then_some(entry)
+    }
+
     /// What the table says of `cluster` at this moment.
     pub fn view(&self, cluster: ClusterNo) -> ClusterView<'_> {
         let slot = self.slot(cluster.block());

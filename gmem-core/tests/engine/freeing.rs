@@ -8,7 +8,7 @@ use gmem_core::engine::{Destination, FreeError, Freed, Outcome};
 use gmem_core::page::{PageNo, PageRange, Unit};
 use gmem_core::stats::Site;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 fn range(start: u64, pages: u64) -> PageRange {
@@ -320,4 +320,29 @@ fn a_failure_at_any_step_leaves_each_page_as_it_was_or_free() {
             }
         }
     }
+}
+
+#[test]
+fn a_page_that_the_guest_writes_while_it_comes_is_freed_by_who_frees_it_then() {
+    let bench = bench(1024, 512, Unit::Page, vec![hbm(1024)]);
+    touch(&bench, 0);
+    let (frees, freed) = mpsc::channel();
+    let (engine, guest) = (Arc::clone(&bench.engine), Arc::clone(&bench.guest));
+    *bench.guest.on_map.lock().unwrap() = Some(Box::new(move |page| {
+        // It came along with another; the guest does not wait for it, and uses it as soon as it is there.
+        let (engine, guest) = (Arc::clone(&engine), Arc::clone(&guest));
+        let one = std::thread::spawn(move || {
+            guest.write(page, 77);
+            engine.free(range(page.0 - 1, 2)).unwrap();
+        });
+        frees.send(one).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }));
+    touch(&bench, 5);
+    *bench.guest.on_map.lock().unwrap() = None;
+    freed.into_iter().for_each(|one| one.join().unwrap());
+    assert!(!bench.guest.is_present(PageNo(5)), "it is there still");
+    touch(&bench, 5);
+    assert!(bench.guest.read_zero(PageNo(5)));
+    bench.audit();
 }

@@ -52,6 +52,8 @@ pub struct Guest {
     pub protects: AtomicBool,
     /// What happens after pages were protected, and before anybody copies them.
     pub on_protect: Mutex<Hook>,
+    /// What happens after a page came beneath the guest, and before anybody else knows.
+    pub on_map: Mutex<Hook>,
     /// Ranges that were dropped.
     pub discarded: AtomicUsize,
     pub woken: Mutex<Vec<PageNo>>,
@@ -74,6 +76,7 @@ impl Guest {
             engine: OnceLock::new(),
             protects: AtomicBool::new(true),
             on_protect: Mutex::default(),
+            on_map: Mutex::default(),
             discarded: AtomicUsize::new(0),
             woken: Mutex::default(),
             on_wake: Mutex::default(),
@@ -233,6 +236,9 @@ impl Mmu for Guest {
                 };
             }
             self.insert(page.add(done as u64), Box::new(bytes));
+            if let Some(on_map) = &*self.on_map.lock().unwrap() {
+                on_map(page.add(done as u64));
+            }
         }
         Moved {
             pages,

@@ -4,7 +4,7 @@ use std::io;
 
 use gmem_core::engine;
 use gmem_core::page::{PAGE_SIZE, PageNo, PageRange};
-use gmem_devices::virtio::DeviceMemory;
+use gmem_devices::virtio::{DeviceMemory, Incoming};
 use vm_memory::GuestMemoryMmap;
 
 use super::managed::ManagedMemory;
@@ -111,6 +111,10 @@ impl ManagedMemory {
 impl DeviceMemory for ManagedMemory {
     fn view(&self) -> &GuestMemoryMmap {
         self.ram().view()
+    }
+
+    fn incoming(&self) -> &Incoming {
+        self.ram().incoming()
     }
 
     fn free(&self, gpa: u64, len: u64) -> io::Result<()> {

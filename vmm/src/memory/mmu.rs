@@ -83,8 +83,12 @@ impl Mmu for VcpuMmu {
             iov_base: self.address(page) as *mut libc::c_void,
             iov_len: pages * PAGE_SIZE,
         };
+        if self.ram.incoming().any() {
+            // Some may be pinned for a device of the host, which has not written yet.
+            return 0;
+        }
         let ranges: Vec<_> = ranges.iter().map(range).collect();
-        // SAFETY: guest memory, whose bytes the engine has copied, and which is protected against writing.
+        // SAFETY: guest memory, whose bytes the engine has copied, and which nobody can write to.
         unsafe { self.discard.all(&ranges) }
     }
 

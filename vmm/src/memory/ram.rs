@@ -4,6 +4,7 @@ use std::io;
 
 use super::reserve::{Backing, Reservation, ReserveError};
 use gmem_core::page::{BLOCK_SIZE, PAGE_SIZE};
+use gmem_devices::virtio::Incoming;
 use gmem_wire::layout;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
@@ -89,6 +90,7 @@ pub struct GuestRam {
     // Before the range that it is a view of.
     view: GuestMemoryMmap,
     space: Reservation,
+    incoming: Incoming,
 }
 
 impl GuestRam {
@@ -160,7 +162,13 @@ impl GuestRam {
             pluggable,
             view,
             space,
+            incoming: Incoming::default(),
         })
+    }
+
+    /// Requests by which the kernel may write to this memory on its own.
+    pub fn incoming(&self) -> &Incoming {
+        &self.incoming
     }
 
     /// RAM, in order of addresses: one region, or two around the hole for devices. Without what may be plugged

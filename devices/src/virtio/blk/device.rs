@@ -9,10 +9,10 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use super::engine::{self, Engine, Slot};
 use super::file::{BlkOptions, Disk, Image, OpenError, SERIAL_LEN, serial};
 use super::metrics::Metrics;
-use super::operation::{Next, Operation};
+use super::operation::{Kind, Next, Operation};
 use super::request::{Request, Status, Todo};
 use super::state::State;
-use crate::virtio::{Broken, Device, Guest, Limiter};
+use crate::virtio::{Broken, Device, Guest, Input, Limiter};
 
 const QUEUE: usize = 0;
 const QUEUE_SIZE: u16 = 256;
@@ -38,6 +38,8 @@ pub struct Blk {
 struct UnderWay {
     request: Request,
     operation: Operation,
+    /// The kernel writes to guest memory.
+    _input: Option<Input>,
 }
 
 impl Blk {
@@ -134,7 +136,12 @@ impl Blk {
         let Some(slot) = self.free.pop() else {
             return self.answer(request, Status::Failed, guest);
         };
-        self.slots[usize::from(slot)] = Some(UnderWay { request, operation });
+        let reads = operation.kind == Kind::Read;
+        self.slots[usize::from(slot)] = Some(UnderWay {
+            request,
+            operation,
+            _input: reads.then(|| guest.incoming().begin()),
+        });
         let under_way = self.under_way() as u64;
         self.metrics.most_under_way = self.metrics.most_under_way.max(under_way);
         self.go_on(slot, guest)

@@ -8,7 +8,7 @@ use vm_memory::{
     ByteValued, Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, VolatileMemory,
 };
 
-use crate::virtio::DeviceMemory;
+use crate::virtio::{DeviceMemory, Incoming};
 
 /// Guest-physical address and size of each region. The first two touch each other for the guest, not in the host.
 pub(crate) const REGIONS: [(u64, usize); 3] =
@@ -27,6 +27,7 @@ pub(crate) const BUFFERS_END: u64 = 2 << 20;
 pub(crate) struct TestMemory {
     view: GuestMemoryMmap,
     host: MmapRegion,
+    pub(crate) incoming: Incoming,
     /// What the device freed: addresses and lengths.
     pub(crate) freed: Mutex<Vec<(u64, u64)>>,
 }
@@ -50,6 +51,7 @@ impl TestMemory {
         Arc::new(Self {
             view: GuestMemoryMmap::from_regions(regions.into()).unwrap(),
             host,
+            incoming: Incoming::default(),
             freed: Mutex::default(),
         })
     }
@@ -91,6 +93,10 @@ impl TestMemory {
 impl DeviceMemory for TestMemory {
     fn view(&self) -> &GuestMemoryMmap {
         &self.view
+    }
+
+    fn incoming(&self) -> &Incoming {
+        &self.incoming
     }
 
     fn free(&self, gpa: u64, len: u64) -> io::Result<()> {

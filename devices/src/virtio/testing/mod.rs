@@ -29,7 +29,6 @@ pub(crate) use ring::Ring;
 use super::device::{Broken, Device};
 use super::guest::Guest;
 use super::interrupt::Interrupt;
-use super::memory::DeviceMemory;
 
 /// One buffer of a request.
 #[derive(Clone, Debug)]
@@ -115,7 +114,7 @@ impl<D: Device> Bench<D> {
 
     /// Calls the device, as the transport does.
     pub(crate) fn with<R>(&mut self, call: impl FnOnce(&mut D, &mut Guest<'_>) -> R) -> R {
-        let mut guest = Guest::new(self.memory.view(), &mut self.queues, &self.interrupt);
+        let mut guest = Guest::new(&*self.memory, &mut self.queues, &self.interrupt);
         call(&mut self.device, &mut guest)
     }
 
