@@ -226,8 +226,20 @@ fn the_report_has_the_members_of_schema_1_and_they_agree() {
         report["guest"]["verified_bytes"]
     );
 
-    let names = ["size_bytes", "metadata_bytes", "vmm_rss_bytes", "tiers"];
+    let names = [
+        "size_bytes",
+        "metadata_bytes",
+        "vmm_rss_bytes",
+        "tiers",
+        "huge",
+    ];
     let memory = members(&report["memory"], &names);
+    let huge = members(&memory["huge"], &["promotions", "splits", "bytes"]);
+    // Nobody asked for any.
+    assert_eq!(
+        (&huge["promotions"], &huge["bytes"]),
+        (&0.into(), &0.into())
+    );
     assert_eq!(memory["size_bytes"], 128 * MIB);
     let metadata = number(&memory["metadata_bytes"]);
     assert!(metadata > 0 && metadata <= 128 * MIB / 500, "{metadata}");
