@@ -6,7 +6,7 @@
 //! hands out the one after it. So a guest that goes on faster than pages come has two threads that bring them, and one that
 //! is slower waits for a single page once a window.
 
-use super::foresight::Shared;
+use super::foresight::{Shared, lock};
 use super::{Engine, FaultError};
 use crate::policy::{Plan, Window};
 use std::collections::VecDeque;
@@ -77,9 +77,7 @@ impl Engine {
         self.ahead.served.store(true, Ordering::Relaxed);
         while let Some(task) = self.ahead.next() {
             let brought = self.bring_window(&task.plan)?;
-            let mut streams = task.of.lock().unwrap_or_else(PoisonError::into_inner);
-            streams.brought_ahead(task.window, brought as u64);
-            drop(streams);
+            lock(&task.of).brought_ahead(task.window, brought as u64);
             let prefetched = &self.stats.prefetched;
             prefetched.fetch_add(brought as u64, Ordering::Relaxed);
             self.wake_background_if_low();

@@ -88,6 +88,6 @@ impl<'e> Foresight<'e> {
     }
 }
 
-fn lock(shared: &Shared) -> MutexGuard<'_, Foreseen> {
+pub(super) fn lock(shared: &Shared) -> MutexGuard<'_, Foreseen> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -35,18 +35,22 @@ fn write_apart(bench: &Bench, (first, step, count): (u64, u64, u64), done: impl 
     });
 }
 
-/// An engine whose background thread makes room all the time, whatever the handlers think.
+/// An engine with room for a quarter of its memory.
 fn scattered() -> Bench {
     bench(MEMORY, HOST, Unit::Page, vec![hbm(MEMORY)])
+}
+
+/// Writes every second page, and lowers the budget to half as many while pages beside them are written.
+fn crowd_out(bench: &Bench) {
+    write_apart(bench, (0, 2, 2040), || true);
+    bench.engine.set_budget(1024).unwrap();
+    write_apart(bench, (1, 2, 64), || bench.engine.arena().excess() == 0);
 }
 
 #[test]
 fn pages_that_lie_apart_leave_together_with_their_bytes() {
     let bench = scattered();
-    // Written while they leave, too: a page that is written meanwhile must not lose what was written.
-    write_apart(&bench, (0, 2, 2040), || true);
-    bench.engine.set_budget(1024).unwrap();
-    write_apart(&bench, (1, 2, 64), || bench.engine.arena().excess() == 0);
+    crowd_out(&bench);
     assert!(bench.guest.discarded.load(Ordering::SeqCst) > 0);
     bench.audit();
     let written = |page: u64| page.is_multiple_of(2) && page < 4080 || page < 128;
@@ -62,9 +66,7 @@ fn pages_that_lie_apart_leave_together_with_their_bytes() {
 fn pages_are_moved_where_they_cannot_be_protected_and_nothing_is_lost() {
     let bench = scattered();
     bench.guest.protects.store(false, Ordering::SeqCst);
-    write_apart(&bench, (0, 2, 2040), || true);
-    bench.engine.set_budget(1024).unwrap();
-    write_apart(&bench, (1, 2, 64), || bench.engine.arena().excess() == 0);
+    crowd_out(&bench);
     assert_eq!(bench.guest.discarded.load(Ordering::SeqCst), 0);
     assert_eq!(bench.engine.arena().excess(), 0);
     verify_all(&bench, 128, |page| page + 100);
@@ -75,9 +77,7 @@ fn pages_are_moved_where_they_cannot_be_protected_and_nothing_is_lost() {
 fn with_an_accelerator_attached_pages_are_moved() {
     let bench = scattered();
     let _npu = Sim::new("npu", 64, 1).attach(&bench);
-    write_apart(&bench, (0, 2, 2040), || true);
-    bench.engine.set_budget(1024).unwrap();
-    write_apart(&bench, (1, 2, 64), || bench.engine.arena().excess() == 0);
+    crowd_out(&bench);
     assert_eq!(bench.guest.discarded.load(Ordering::SeqCst), 0);
     assert_eq!(bench.engine.arena().excess(), 0);
     verify_all(&bench, 128, |page| page + 100);
