@@ -39,7 +39,7 @@ use crate::memory::pagemap::Pagemap;
 use crate::memory::ram::GuestRam;
 use crate::memory::reserve::{Backing, Reservation};
 use crate::memory::server::{Server, Serving};
-use crate::memory::userfault::{Event, Mode, Reading, Userfault, Waking};
+use crate::memory::userfault::{Mode, Reading, Userfault, Waking};
 
 /// How long a page may be on its way out before its fault counts as failed.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -216,15 +216,10 @@ impl Parts {
     }
 
     fn handle_faults(&self) {
-        let mut events = [Event::default()];
         while !self.stop.load(Ordering::Relaxed) {
-            match self.userfault.read_events(&mut events) {
-                Ok(_) => self.bring(events[0].address),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                    ) => {}
+            match self.userfault.next_address() {
+                Ok(None) => {}
+                Ok(Some(address)) => self.bring(address),
                 Err(error) => {
                     self.failure
                         .record(format_args!("userfaultfd cannot be read: {error}"));

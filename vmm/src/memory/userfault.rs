@@ -247,6 +247,18 @@ impl Userfault {
         Ok(count)
     }
 
+    /// The address of the next fault, read alone; none if there is none to be read now, or a signal came.
+    pub fn next_address(&self) -> io::Result<Option<usize>> {
+        let mut events = [Event::default()];
+        match self.read_events(&mut events) {
+            Ok(count) => Ok((count > 0).then_some(events[0].address)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
     fn request<T>(&self, number: libc::c_ulong, argument: *mut T) -> io::Result<()> {
         // SAFETY: every caller passes a pointer to its own live variable of the type whose size is part of
         // `number`, which is all the kernel reads and writes there. What a request does to the *memory it

@@ -16,7 +16,7 @@ use crate::memory::failure::Failure;
 use crate::memory::pagemap::Pagemap;
 use crate::memory::ram::GuestRam;
 use crate::memory::reserve::{Backing, Reservation};
-use crate::memory::userfault::{Event, Mode, Reading, Userfault, Waking};
+use crate::memory::userfault::{Mode, Reading, Userfault, Waking};
 
 /// How long the kernel may have a page in use before its fault counts as failed.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -123,16 +123,10 @@ impl Window {
 
     /// Serves faults until `stop` is set and a signal interrupts the wait for the next.
     pub(super) fn handle_faults(&mut self, stop: &AtomicBool) {
-        let mut events = [Event::default()];
         while !stop.load(Ordering::Acquire) {
-            match self.userfault.read_events(&mut events) {
-                Ok(0) => {}
-                Ok(_) => self.touched(events[0].address),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                    ) => {}
+            match self.userfault.next_address() {
+                Ok(None) => {}
+                Ok(Some(address)) => self.touched(address),
                 Err(error) => {
                     self.failure
                         .record(format_args!("userfaultfd cannot be read: {error}"));
