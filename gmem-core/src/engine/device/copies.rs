@@ -11,7 +11,7 @@ use super::{Attached, DeviceError, Near};
 use crate::engine::reclaim::NoRoom;
 use crate::engine::{Engine, FaultError};
 use crate::hnode::device::{Access, Reach};
-use crate::page::{CLUSTER_PAGES, ClusterNo, PageNo, Unit, runs};
+use crate::page::{BLOCK_PAGES, CLUSTER_PAGES, ClusterNo, PageNo, Unit, runs};
 use crate::table::{Flags, Frame, Guard, Pages, State};
 
 /// A granule that an accelerator has already, and how it may reach it.
@@ -165,9 +165,12 @@ impl Engine {
                         _ => self.open(cluster, mask),
                     }
                 }
+                // All of it, though one page of it was written to: the kernel would split a huge page.
+                Guard::Block(block) if block.entry().state() == State::Mapped => {
+                    self.beneath.unprotect(block.start(), BLOCK_PAGES);
+                }
                 // It has left since: the next access is a fault like any other.
-                Guard::Pages(_) => {}
-                Guard::Block(_) => self.beneath.unprotect(page, 1),
+                Guard::Pages(_) | Guard::Block(_) => {}
             }
         }
         self.beneath.wake(page, 1);

@@ -159,6 +159,20 @@ fn a_promoted_block_leaves_and_returns_as_one_frame_and_splits_when_a_part_leave
 }
 
 #[test]
+fn who_wrote_while_a_block_became_huge_does_not_split_it_by_being_told_late() {
+    let (ram, armed, failure) = armed();
+    let pages = BLOCK / PAGE;
+    (0..pages).for_each(|page| write(&ram, page, page + 1));
+    if !promoted(&armed, 1) {
+        return;
+    }
+    // The report of a write to a page that was protected, read after that has ended.
+    armed.engine.write_fault(PageNo(70)).unwrap();
+    assert_eq!(huge_bytes(&ram), BLOCK_SIZE);
+    assert_eq!(failure.get(), None);
+}
+
+#[test]
 fn a_frame_that_a_block_has_left_is_the_next_one_s_while_that_is_written() {
     let (ram, armed, failure) = armed();
     let pages = BLOCK / PAGE;
