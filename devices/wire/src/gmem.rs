@@ -74,6 +74,8 @@ pub mod kind {
     pub const ZIP: u64 = 2;
     /// A file.
     pub const FILE: u64 = 3;
+    /// Somebody else's memory.
+    pub const REMOTE: u64 = 4;
 }
 
 /// How a request ended.

@@ -93,6 +93,7 @@ impl Engine {
     }
 
     fn bring_window(&self, plan: &Plan) -> Result<usize, FaultError> {
+        self.announce(plan, None);
         let mut brought = 0;
         for &(cluster, mask) in plan.clusters() {
             // Passed for each: whoever quiesces does not wait for a window.

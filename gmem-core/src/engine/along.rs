@@ -2,7 +2,8 @@
 
 use super::bring::NOBODY;
 use super::{Engine, FaultError};
-use crate::page::{ClusterNo, PageNo, Unit, runs};
+use crate::hnode::Owner;
+use crate::page::{CLUSTER_PAGES, ClusterNo, PageNo, Unit, runs};
 use crate::policy::Plan;
 use crate::table::{ClusterView, Entry, Pages, Place, State};
 
@@ -14,6 +15,7 @@ impl Engine {
             return Ok(0);
         }
         let own = ClusterNo::of(touched);
+        self.announce(plan, Some(own));
         let mut brought = 0;
         for &(cluster, mask) in plan.clusters().iter().filter(|(it, _)| *it != own) {
             match self.bring_some(cluster, mask)? {
@@ -22,6 +24,30 @@ impl Engine {
             }
         }
         Ok(brought)
+    }
+
+    /// Tells tiers that are far away what of theirs a plan's clusters are about to want, but for one cluster.
+    pub(super) fn announce(&self, plan: &Plan, but: Option<ClusterNo>) {
+        if !self.far {
+            return;
+        }
+        let mut frames = Vec::with_capacity(CLUSTER_PAGES);
+        for (tier, hnode) in self.tiers.iter().zip(1..) {
+            for &(cluster, mask) in plan.clusters().iter().filter(|(it, _)| Some(*it) != but) {
+                frames.clear();
+                frames.extend(
+                    cluster
+                        .pages(self.in_ram(cluster, mask))
+                        .filter_map(|page| match self.table.peek(page).state() {
+                            State::Held(place) if place.hnode == hnode => Some(place.frame),
+                            _ => None,
+                        }),
+                );
+                if !frames.is_empty() && tier.capabilities().owner == Owner::Peer {
+                    tier.announce(&frames);
+                }
+            }
+        }
     }
 
     /// Whether a plan's pages may come without making anybody wait for room.

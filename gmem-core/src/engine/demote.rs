@@ -59,7 +59,7 @@ impl Engine {
 
     /// Moves up to `wanted` pages (a whole block at the end may exceed it) of tier `from` to tiers below
     /// it, in the order of the clock's hand. Stops after one round.
-    fn demote(&self, from: u8, wanted: usize) -> Result<usize, FaultError> {
+    pub(super) fn demote(&self, from: u8, wanted: usize) -> Result<usize, FaultError> {
         let mut inner = self
             .demotion
             .0
@@ -244,6 +244,9 @@ impl Engine {
     fn targets(&self, from: u8, only: Option<u8>) -> Vec<u8> {
         match only {
             Some(only) => vec![only],
+            None if self.tier(from).is_going() => (1..=self.tiers.len() as u8)
+                .filter(|it| *it != from)
+                .collect(),
             None => (from + 1..=self.tiers.len() as u8).collect(),
         }
     }

@@ -39,6 +39,7 @@ mod demote;
 mod device;
 mod duty;
 mod entering;
+mod evacuate;
 mod expel;
 mod fault;
 mod foresight;
@@ -69,8 +70,8 @@ pub use waiting::Stalls;
 
 use self::foresight::Foresight;
 use crate::bytes::Bytes;
-use crate::hnode::Hnode;
 use crate::hnode::ram::{Arena, ScratchPool};
+use crate::hnode::{Hnode, Owner};
 use crate::mmu::Mmu;
 use crate::page::{BLOCK_PAGES, PageNo, PageRange, Unit};
 use crate::policy::{Clock, Eviction, Prefetch, Prefetching};
@@ -173,6 +174,9 @@ pub struct Engine {
     demotion: demote::Demotion,
     stats: Stats,
     overcommit: bool,
+    /// Some tier's pages are somebody else's memory.
+    far: bool,
+    evacuation: evacuate::Evacuation,
 }
 
 impl Engine {
@@ -195,6 +199,10 @@ impl Engine {
         let end = ram.iter().map(|range| range.end().0).max().unwrap_or(0);
         let table = LogicalPageTable::new(PageNo(end));
         let engine = Self {
+            far: tiers
+                .iter()
+                .any(|tier| tier.capabilities().owner == Owner::Peer),
+            evacuation: evacuate::Evacuation::default(),
             promotion: promote::Promotion::new(table.blocks()),
             table,
             ram,

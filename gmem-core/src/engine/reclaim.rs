@@ -258,6 +258,7 @@ impl Engine {
             self.arena.release_excess();
         }
         worked |= self.relieve_tiers()? > 0;
+        worked |= self.far && self.evacuate()? > 0;
         worked |= self.retry_waiting()?;
         Ok(worked)
     }

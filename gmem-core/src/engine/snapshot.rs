@@ -96,6 +96,11 @@ impl Engine {
             metadata_bytes: self.table.metadata_bytes()
                 + self.arena.metadata_bytes()
                 + self.promotion.metadata_bytes()
+                + self
+                    .tiers
+                    .iter()
+                    .map(|tier| tier.metadata_bytes())
+                    .sum::<u64>()
                 + self.devices_metadata_bytes(),
             tiers: self.tier_snapshots(),
             faults: self.stats.latency(),

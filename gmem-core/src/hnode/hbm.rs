@@ -2,11 +2,11 @@
 
 use super::frames::Frames;
 use super::link::Link;
-use super::shared::SharedMemory;
 use super::{
     Capabilities, Frame, Hnode, Kind, LatencyClass, LoadError, Owner, StoreError, Usage, unit_of,
 };
 use crate::page::{PAGE_SIZE, Unit};
+use crate::shared::SharedMemory;
 use std::io;
 use std::time::Instant;
 
@@ -82,6 +82,13 @@ impl Hnode for Hbm {
         self.memory.read(offset(frame), into);
         self.link.transfer(start, into.len());
         Ok(())
+    }
+
+    fn wipe(&self, frame: Frame, unit: Unit) {
+        for page in 0..unit.pages() {
+            self.memory
+                .write(offset(frame) + page * PAGE_SIZE, &[0; PAGE_SIZE]);
+        }
     }
 
     fn free(&self, frame: Frame, unit: Unit) {

@@ -2,9 +2,9 @@
 
 use super::frames::Frames;
 use super::link::Link;
-use super::shared::SharedMemory;
 use super::{Frame, Usage};
 use crate::page::{PAGE_SIZE, Unit};
+use crate::shared::SharedMemory;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;

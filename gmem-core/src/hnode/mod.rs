@@ -10,7 +10,8 @@ pub mod hbm;
 pub mod link;
 pub mod local;
 pub mod ram;
-mod shared;
+pub mod remote;
+
 pub mod zip;
 
 use crate::page::{BLOCK_SIZE, PAGE_SIZE, Unit};
@@ -28,6 +29,8 @@ pub enum Kind {
     Zip,
     /// A file.
     File,
+    /// Somebody else's memory.
+    Remote,
 }
 
 impl fmt::Display for Kind {
@@ -37,6 +40,7 @@ impl fmt::Display for Kind {
             Self::Hbm => "hbm",
             Self::Zip => "zip",
             Self::File => "file",
+            Self::Remote => "remote",
         })
     }
 }
@@ -152,6 +156,23 @@ pub trait Hnode: Send + Sync {
 
     /// Frees a unit's frame. Its bytes are gone.
     fn free(&self, frame: Frame, unit: Unit);
+
+    /// Overwrites a unit's frame, which is about to be freed, where what is freed could be seen otherwise than by
+    /// [`Hnode::load`].
+    fn wipe(&self, _frame: Frame, _unit: Unit) {}
+
+    /// These frames are about to be loaded: who is far away may send them already.
+    fn announce(&self, _frames: &[Frame]) {}
+
+    /// Whether it is about to end, and should be relieved of what it holds.
+    fn is_going(&self) -> bool {
+        false
+    }
+
+    /// Memory of this process that it takes for its own books, bytes.
+    fn metadata_bytes(&self) -> u64 {
+        0
+    }
 
     /// Whether freeing `frame` would make room: a page that is filled with one value may take none.
     fn takes_room(&self, _frame: Frame) -> bool {

@@ -142,6 +142,7 @@ impl Nodes for AddressSpace {
                 Kind::Hbm => kind::HBM,
                 Kind::Zip => kind::ZIP,
                 Kind::File => kind::FILE,
+                Kind::Remote => kind::REMOTE,
             },
             capacity: found.capacity_bytes,
             used: found.used_bytes,

@@ -12,11 +12,11 @@ use super::connection::Connection;
 use super::protocol::{
     self, ActivityAnswer, BalloonAnswer, BudgetAnswer, PluggedAnswer, Request, Status,
 };
-use super::socket::ControlSocket;
 use crate::devices::Devices;
 use crate::figures::Figures;
 use crate::kvm::control::{Activity, StillRunning, VcpuControl};
 use crate::memory::managed::ManagedMemory;
+use crate::socket::Socket;
 
 /// Clients at a time. More wait until one has gone, which takes [`super::connection::PATIENCE`] at most.
 const MAX_CLIENTS: usize = 16;
@@ -39,7 +39,7 @@ pub struct Target {
 /// A thread that serves a control socket. Dropping the value ends it and removes the socket's file.
 pub struct Server {
     shared: Arc<Shared>,
-    socket: ControlSocket,
+    socket: Socket,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,7 +60,7 @@ struct NotPaused(StillRunning);
 
 impl Server {
     /// Serves `socket` until the value is dropped. The calling thread's blocked signals are the server's too.
-    pub fn start(socket: ControlSocket, target: Target) -> io::Result<Self> {
+    pub fn start(socket: Socket, target: Target) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             close: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             stop: OnceLock::new(),

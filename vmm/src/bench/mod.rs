@@ -13,6 +13,7 @@ mod floor;
 mod guest;
 pub mod host;
 pub mod lab;
+pub mod pager;
 pub mod plot;
 pub mod policy;
 pub mod resident;

@@ -37,6 +37,12 @@ impl Target {
             "hotscan_50" | "hotscan_25" | "phase_50" | "phase_25" => Self::AtLeast(1.5),
             "zipf_50" | "uniform_50" => Self::AtLeast(1.0),
             "evict_cpu_over_swap" => Self::AtMost(0.33),
+            "pager_unix_over_memcpy" => Self::AtLeast(0.7),
+            "pager_hostile_p99_over_none" => Self::AtMost(2.0),
+            "pager_page_over_pingpong" => Self::AtMost(1.5),
+            "pager_tcp_over_bare"
+            | "pager_redis_get_over_benchmark"
+            | "pager_redis_set_over_benchmark" => Self::AtLeast(0.8),
             "evict_total_over_swap" => Self::AtMost(1.0),
             _ => return None,
         })

@@ -5,6 +5,7 @@ mod all;
 mod evict;
 mod fault;
 mod file;
+mod pager;
 mod policy;
 mod resident;
 mod scaling;
@@ -21,6 +22,7 @@ use all::AllArgs;
 use evict::EvictArgs;
 use fault::FaultArgs;
 use file::ResultFile;
+use pager::PagerArgs;
 use policy::PolicyArgs;
 use resident::ResidentArgs;
 use scaling::ScalingArgs;
@@ -74,6 +76,8 @@ enum Experiment {
     All(AllArgs),
     /// Accelerators that share the guest's memory: placement, weights that stream, faults
     Accel(AccelArgs),
+    /// Pages that somebody else holds, against memcpy, bare sockets and redis-benchmark
+    Pager(PagerArgs),
     /// Who leaves memory: misses of the engine's policy and of others, simulated
     Policy(PolicyArgs),
 }
@@ -110,10 +114,13 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
     let host = Host::this();
     let lacks = |error: HostLacks| Failure::new(ExitCode::HostLacks, error);
     // What is simulated needs nothing of the host.
-    if !matches!(experiment, Experiment::Policy(_)) {
+    if !matches!(experiment, Experiment::Policy(_) | Experiment::Pager(_)) {
         require_kvm(&host).map_err(lacks)?;
     }
-    if !matches!(experiment, Experiment::Policy(_) | Experiment::Resident(_)) {
+    if !matches!(
+        experiment,
+        Experiment::Policy(_) | Experiment::Pager(_) | Experiment::Resident(_)
+    ) {
         require_kernel(&host).map_err(lacks)?;
         require_userfaultfd(&host).map_err(lacks)?;
     }
@@ -177,6 +184,12 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
             let json = ResultFile::create(args.json)?;
             let measured = bench::accel::measure(&options, &signals, &status);
             finish(json, measured, accel::text)
+        }
+        Experiment::Pager(args) => {
+            let options = args.options();
+            let json = ResultFile::create(args.json)?;
+            let measured = bench::pager::measure(&options, &signals, &status);
+            finish(json, measured, pager::text)
         }
         Experiment::Policy(args) => {
             let options = args.options()?;

@@ -9,6 +9,7 @@ mod device_args;
 mod enter;
 mod keys;
 pub mod memory;
+pub mod pager;
 mod plan;
 mod record;
 pub mod run;
@@ -40,6 +41,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Look at a running microVM and control it.
     Ctl(ctl::CtlArgs),
+    /// Lend this host's memory to microVMs here and elsewhere.
+    Pager(pager::PagerArgs),
     /// Measure what the memory system costs, on this host
     Bench(bench::BenchArgs),
     /// Join a control group, then do what the rest of the command line says: for measurements
@@ -61,6 +64,7 @@ pub fn main(started: Instant) -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::execute(*args, started),
         Command::Ctl(args) => ctl::execute(args),
+        Command::Pager(args) => pager::execute(args),
         Command::Bench(args) => bench::execute(args),
         Command::Enter(args) => enter::execute(args),
         Command::Check(CheckArgs { json }) => match check::run(&mut std::io::stdout(), json) {

@@ -138,6 +138,7 @@ fn plan(tiers: Vec<TierSpec>, memory: MemoryArg) -> Plan {
             TierKind::Swap => plan.lower.push(Lower::Swap { bytes: size }),
             TierKind::Zip => plan.lower.push(Lower::Zip { bytes: size }),
             TierKind::File { path } => plan.lower.push(Lower::File { bytes: size, path }),
+            TierKind::Remote(spec) => plan.lower.push(Lower::Remote { bytes: size, spec }),
         }
     }
     plan

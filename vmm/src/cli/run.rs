@@ -21,7 +21,6 @@ use super::tier::{self, TierArg};
 use super::watch::{Ended, watch};
 use crate::accelerators::AccelConfig;
 use crate::api::server::{Server, Target};
-use crate::api::socket::ControlSocket;
 use crate::boot;
 use crate::check::{
     Host, HostLacks, require_kernel, require_kvm, require_swap, require_userfaultfd,
@@ -36,6 +35,7 @@ use crate::memory::server;
 use crate::outcome::{Outcome, Reason};
 use crate::report::{OutcomeKind, Report, ReportSink};
 use crate::signals::{TerminationSignals, survive_file_size_limit};
+use crate::socket::Socket;
 
 /// What the bundled guest does if nobody says otherwise.
 const DEFAULT_WORKLOAD: &str = "verify epochs=3";
@@ -219,10 +219,10 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
     let host_failed = |error: io::Error| Failure::new(ExitCode::HostLacks, error);
     let signals = TerminationSignals::block().map_err(host_failed)?;
     survive_file_size_limit();
-    let socket = args.api_sock.as_deref().map(ControlSocket::bind);
+    let socket = args.api_sock.as_deref().map(Socket::bind);
     let socket = socket
         .transpose()
-        .map_err(|error| Failure::new(ExitCode::Usage, error))?;
+        .map_err(|error| Failure::new(ExitCode::Usage, format!("--api-sock: {error}")))?;
     let recorder = args.record.as_ref().map(|record| {
         let recorder = Recorder::create(&record.path, record.window);
         recorder

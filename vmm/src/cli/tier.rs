@@ -7,11 +7,12 @@ use gmem_core::page::{BLOCK_SIZE, Unit};
 use gmem_core::policy::Prefetching;
 
 use super::keys::{self, Key, KeyError, bad_value, unknown};
+use crate::memory::plan::RemoteSpec;
 
 /// The kinds that this version has.
-const KINDS: &str = "host, hbm, zip, file, swap";
+const KINDS: &str = "host, hbm, zip, file, remote, swap";
 /// Kinds that later versions will have.
-const LATER: [&str; 3] = ["mapped", "remote", "cuda"];
+const LATER: [&str; 2] = ["mapped", "cuda"];
 
 /// One `--tier`.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +58,8 @@ pub enum TierKind {
         /// Its path.
         path: PathBuf,
     },
+    /// Somebody else's memory.
+    Remote(RemoteSpec),
 }
 
 impl TierKind {
@@ -68,6 +71,7 @@ impl TierKind {
             Self::Zip => "zip",
             Self::Swap => "swap",
             Self::File { .. } => "file",
+            Self::Remote(_) => "remote",
         }
     }
 }
@@ -96,6 +100,9 @@ pub enum TierError {
     /// The size, a key or its value.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// What holds a remote tier's pages.
+    #[error(transparent)]
+    Remote(#[from] remote::RemoteError),
     /// A file without a name.
     #[error("a file tier needs a path; give file:SIZE,path=FILE")]
     NoPath,
@@ -147,13 +154,17 @@ pub fn parse(text: &str) -> Result<TierArg, TierError> {
     if LATER.contains(&kind) {
         return Err(TierError::NotYet(kind.into()));
     }
-    if !["host", "hbm", "zip", "file", "swap"].contains(&kind) {
+    if !["host", "hbm", "zip", "file", "remote", "swap"].contains(&kind) {
         return Err(TierError::UnknownKind(kind.into()));
     }
     if size_text.is_empty() {
         return Err(TierError::NoSize(text.into()));
     }
     let size = keys::size(size_text)?;
+    if kind == "remote" {
+        let kind = TierKind::Remote(remote::parse(parts)?);
+        return Ok(TierArg::Tier(TierSpec { size, kind }));
+    }
     let keys = keys::read(parts)?;
     let kind = match kind {
         "host" => host(size, &keys)?,
@@ -266,6 +277,8 @@ fn file(keys: &[Key<'_>]) -> Result<TierKind, TierError> {
     let path = path.ok_or(TierError::NoPath)?.into();
     Ok(TierKind::File { path })
 }
+
+mod remote;
 
 #[cfg(test)]
 #[path = "tier_tests.rs"]

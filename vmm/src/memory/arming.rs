@@ -13,8 +13,11 @@ use gmem_core::hnode::file::{FileTier, FileTierError};
 use gmem_core::hnode::hbm::Hbm;
 use gmem_core::hnode::link::Link;
 use gmem_core::hnode::ram::Arena;
+use gmem_core::hnode::remote::Remote;
 use gmem_core::hnode::zip::Zip;
 use gmem_core::page::{BLOCK_SIZE, PAGE_SIZE, PageNo, PageRange, Unit};
+use gmem_core::pager::address::Address;
+use gmem_core::pager::client::AttachError;
 
 use super::failure::Failure;
 use super::huge;
@@ -40,6 +43,14 @@ pub enum ArmError {
     /// A file tier.
     #[error(transparent)]
     File(#[from] FileTierError),
+    /// A holder of a remote tier.
+    #[error("{holder}: {source}")]
+    Remote {
+        /// Its address.
+        holder: String,
+        /// Why it cannot be used.
+        source: AttachError,
+    },
     /// No address space for the arena.
     #[error(transparent)]
     Arena(#[from] ReserveError),
@@ -62,6 +73,7 @@ impl ArmError {
         match self {
             Self::Sizes(_) | Self::NotBlocks(_) => true,
             Self::File(error) => !matches!(error, FileTierError::Room { .. }),
+            Self::Remote { source, .. } => source.is_usage(),
             Self::Arena(_) | Self::Userfault(_) | Self::System { .. } => false,
         }
     }
@@ -173,6 +185,18 @@ fn tiers(lower: &[Lower]) -> Result<Vec<Box<dyn Hnode>>, ArmError> {
                 Box::new(Zip::new(name, *bytes).map_err(step("compressed memory"))?)
             }
             Lower::File { bytes, path } => Box::new(FileTier::new(name, *bytes, path)?),
+            Lower::Remote { bytes, spec } => {
+                let attach = |address: &Address| {
+                    let holder = address.holder(bytes / PAGE_SIZE as u64, &spec.admission);
+                    holder.map_err(|source| ArmError::Remote {
+                        holder: address.to_string(),
+                        source,
+                    })
+                };
+                let holders = spec.holders.iter().map(attach).collect::<Result<_, _>>()?;
+                let remote = Remote::new(name, *bytes, holders, spec.options);
+                Box::new(remote.map_err(step("a remote tier"))?)
+            }
             Lower::Swap { .. } => continue,
         });
     }

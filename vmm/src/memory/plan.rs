@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use gmem_core::hnode::Kind;
+use gmem_core::hnode::{Kind, remote};
 use gmem_core::page::Unit;
+use gmem_core::pager::address::{Address, Admission};
 use gmem_core::policy::Prefetching;
 
 /// The host budget and what lies beneath it.
@@ -52,6 +53,24 @@ pub enum Lower {
         /// A file to be made, or a directory to make one in.
         path: PathBuf,
     },
+    /// Somebody else's memory.
+    Remote {
+        /// Size.
+        bytes: u64,
+        /// What else it is to be.
+        spec: RemoteSpec,
+    },
+}
+
+/// Who holds the pages of a remote tier, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RemoteSpec {
+    /// Each of them holds all.
+    pub holders: Vec<Address>,
+    /// How they let it in.
+    pub admission: Admission,
+    /// How it behaves.
+    pub options: remote::Options,
 }
 
 impl Plan {
@@ -72,6 +91,7 @@ impl Lower {
             Self::Zip { .. } => Some(Kind::Zip),
             Self::Swap { .. } => None,
             Self::File { .. } => Some(Kind::File),
+            Self::Remote { .. } => Some(Kind::Remote),
         }
     }
 }

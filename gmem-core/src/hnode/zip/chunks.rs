@@ -1,6 +1,6 @@
 //! Chunks of 256 bytes, each linked to the next by number.
 
-use crate::hnode::shared::SharedMemory;
+use crate::shared::SharedMemory;
 use std::io;
 use std::sync::Mutex;
 

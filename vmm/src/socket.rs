@@ -1,4 +1,4 @@
-//! The control socket's file: made for its owner only, never in place of somebody else's, removed at the end.
+//! A listening socket's file: made for its owner only, never in place of somebody else's, removed at the end.
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io;
@@ -17,19 +17,19 @@ const BACKLOG: libc::c_int = 32;
 pub enum SocketError {
     /// Another process serves it.
     #[error(
-        "--api-sock {}: another process listens there; give each run a path of its own, or end the other",
+        "the socket {}: another process listens there; give each a path of its own, or end the other",
         .0.display()
     )]
     InUse(PathBuf),
     /// Something else is there.
     #[error(
-        "--api-sock {}: there is something that is not a socket, and it is left alone; give another path",
+        "the socket {}: there is something that is not a socket, and it is left alone; give another path",
         .0.display()
     )]
     NotASocket(PathBuf),
     /// It cannot be a socket's address.
     #[error(
-        "--api-sock {}: a socket's path has 1 to {limit} bytes and no NUL, this one has {}; give a shorter one",
+        "the socket {}: a socket's path has 1 to {limit} bytes and no NUL, this one has {}; give a shorter one",
         path.display(), path.as_os_str().len()
     )]
     Path {
@@ -40,7 +40,7 @@ pub enum SocketError {
     },
     /// The host refused.
     #[error(
-        "--api-sock {}: {step}: {source}; give a path in a directory that exists and is writable",
+        "the socket {}: {step}: {source}; give a path in a directory that exists and is writable",
         path.display()
     )]
     System {
@@ -55,14 +55,14 @@ pub enum SocketError {
 
 /// A socket that listens. Dropping it removes its file.
 #[derive(Debug)]
-pub struct ControlSocket {
+pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode of the file, while it is ours to remove.
     file: Option<(u64, u64)>,
 }
 
-impl ControlSocket {
+impl Socket {
     /// Makes the socket at `path`, with mode 0600, and listens. The file of a socket that nobody listens on
     /// any more is replaced.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
@@ -103,12 +103,12 @@ impl ControlSocket {
     }
 
     /// Who connects; does not block.
-    pub(super) fn listener(&self) -> &UnixListener {
+    pub(crate) fn listener(&self) -> &UnixListener {
         &self.listener
     }
 
     /// Removes the file, unless another has taken its place: from here on nobody can connect.
-    pub(super) fn remove(&mut self) {
+    pub(crate) fn remove(&mut self) {
         if let Some(ours) = self.file.take()
             && fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == ours)
         {
@@ -118,7 +118,7 @@ impl ControlSocket {
     }
 }
 
-impl Drop for ControlSocket {
+impl Drop for Socket {
     fn drop(&mut self) {
         self.remove();
     }
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn the_file_is_its_owners_alone_and_goes_with_the_socket() {
         let place = Place::new("mode");
-        let socket = ControlSocket::bind(&place.0).unwrap();
+        let socket = Socket::bind(&place.0).unwrap();
         let mode = fs::symlink_metadata(socket.path()).unwrap().mode();
         assert_eq!(mode & 0o7777, 0o600);
         drop(socket);
@@ -234,12 +234,12 @@ mod tests {
     #[test]
     fn a_socket_in_use_is_refused_and_a_dead_one_replaced() {
         let place = Place::new("dead");
-        let first = ControlSocket::bind(&place.0).unwrap();
-        let refused = ControlSocket::bind(&place.0);
+        let first = Socket::bind(&place.0).unwrap();
+        let refused = Socket::bind(&place.0);
         assert!(matches!(refused, Err(SocketError::InUse(_))), "{refused:?}");
         drop(first);
         drop(UnixListener::bind(&place.0).unwrap());
-        ControlSocket::bind(&place.0).unwrap();
+        Socket::bind(&place.0).unwrap();
         assert!(!place.0.exists());
     }
 
@@ -247,7 +247,7 @@ mod tests {
     fn what_is_not_a_socket_stays() {
         let place = Place::new("file");
         fs::write(&place.0, "precious").unwrap();
-        let refused = ControlSocket::bind(&place.0);
+        let refused = Socket::bind(&place.0);
         assert!(matches!(refused, Err(SocketError::NotASocket(_))));
         assert_eq!(fs::read(&place.0).unwrap(), b"precious");
     }
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn somebody_elses_file_is_not_removed_at_the_end() {
         let place = Place::new("taken");
-        let socket = ControlSocket::bind(&place.0).unwrap();
+        let socket = Socket::bind(&place.0).unwrap();
         fs::remove_file(&place.0).unwrap();
         fs::write(&place.0, "precious").unwrap();
         drop(socket);
@@ -265,10 +265,10 @@ mod tests {
     #[test]
     fn paths_that_no_socket_can_have_are_refused() {
         for path in ["", &"x".repeat(200)] {
-            let refused = ControlSocket::bind(Path::new(path));
+            let refused = Socket::bind(Path::new(path));
             assert!(matches!(refused, Err(SocketError::Path { .. })));
         }
-        let refused = ControlSocket::bind(Path::new("/nowhere/at/all"));
+        let refused = Socket::bind(Path::new("/nowhere/at/all"));
         assert!(matches!(refused, Err(SocketError::System { .. })));
     }
 }
