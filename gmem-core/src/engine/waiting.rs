@@ -88,10 +88,17 @@ impl Engine {
         }
     }
 
+    /// What keeps tiers from storing or loading, in words.
+    pub fn troubles(&self) -> Vec<String> {
+        self.tiers.iter().filter_map(|tier| tier.trouble()).collect()
+    }
+
     /// Lets everybody go who waits for room, each with the true page, beyond the budget: for the end of
-    /// the microVM. The background thread does it, so it must run.
+    /// the microVM. The background thread does it, so it must run. Whoever waits for a tier that does not answer is told that
+    /// the page is lost.
     pub fn release_waiters(&self) {
         self.arena.lift_cap();
+        self.tiers.iter().for_each(|tier| tier.hurry());
         self.wake_background();
     }
 }

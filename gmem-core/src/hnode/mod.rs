@@ -169,6 +169,14 @@ pub trait Hnode: Send + Sync {
         false
     }
 
+    /// What keeps it from storing or loading, in words, if something does.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    /// From now on nobody is to wait long: the microVM is about to end.
+    fn hurry(&self) {}
+
     /// Memory of this process that it takes for its own books, bytes.
     fn metadata_bytes(&self) -> u64 {
         0

@@ -64,6 +64,9 @@ pub trait Holder: Send + Sync {
     /// How it is doing.
     fn health(&self) -> Health;
 
+    /// What is wrong with it, in words, if something is.
+    fn trouble(&self) -> Option<String>;
+
     /// Whether it keeps each version of a page until that is freed; else a page that is written takes the place of older ones.
     fn keeps_versions(&self) -> bool {
         false

@@ -51,6 +51,7 @@ pub(super) fn watch(
     let quiet = status.is_live() && input.as_ref().is_some_and(ConsoleInput::is_raw);
     let mut next = began + every;
     let mut stalled = false;
+    let mut troubles = Vec::new();
     let signal = loop {
         match running.wait(signals, Some(LOOK))? {
             Event::Signal(name) => break Some(name),
@@ -72,6 +73,14 @@ pub(super) fn watch(
             } else {
                 "there is room again; the guest goes on".to_owned()
             });
+        }
+        let troubles_now = engine.troubles();
+        if troubles_now != troubles {
+            match troubles_now.is_empty() {
+                true => status.say("all who hold pages answer again"),
+                false => status.say(&troubles_now.join("; ")),
+            }
+            troubles = troubles_now;
         }
         if !quiet && Instant::now() >= next {
             next += every;

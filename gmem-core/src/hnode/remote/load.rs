@@ -85,7 +85,7 @@ impl Shared {
             };
             let late = begun.elapsed() >= self.options.deadline;
             let fails = lost || self.options.on_failure == OnFailure::Fail;
-            if late && fails || self.stop.load(Ordering::Relaxed) {
+            if late && fails || self.ending.load(Ordering::Relaxed) {
                 let detail = format!(
                     "{why}; lost with {} others that were asked for, given up after {:.1?}",
                     left.len() - 1,
@@ -119,8 +119,8 @@ impl Shared {
             }
             let until = Instant::now()
                 + match several {
-                    true => self.options.deadline.min(HEDGE),
-                    false => self.options.deadline,
+                    true => self.longest().min(HEDGE),
+                    false => self.longest(),
                 };
             match self.ask(holder, frames, &asked, into, until) {
                 Ok(came) => {

@@ -36,6 +36,9 @@ const FLIGHT: usize = 1024;
 /// Pages to be forgotten that are asked for together.
 const FREES: usize = 4 * MAX_PAGES;
 
+/// How long a holder has to answer when the microVM is about to end.
+const AT_THE_END: Duration = Duration::from_millis(300);
+
 /// What happens when no holder gives a page back in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
@@ -87,6 +90,9 @@ struct Shared {
     /// The life of each holder that the marks are about.
     lives: Vec<AtomicU64>,
     troubles: Troubles,
+    /// Nobody waits long any more.
+    ending: AtomicBool,
+    /// The keeper is to end.
     stop: AtomicBool,
 }
 
@@ -120,6 +126,7 @@ impl Remote {
             flight: Mutex::default(),
             announced: Announced::default(),
             troubles: Troubles::default(),
+            ending: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
         let keeps = Arc::clone(&shared);
@@ -145,6 +152,7 @@ impl Remote {
 
 impl Drop for Remote {
     fn drop(&mut self) {
+        self.hurry();
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(keeper) = self.keeper.take() {
             keeper.thread().unpark();
@@ -180,7 +188,7 @@ impl Shared {
                     return true;
                 }
             }
-            if Instant::now() >= until || self.stop.load(Ordering::Relaxed) {
+            if Instant::now() >= until || self.ending.load(Ordering::Relaxed) {
                 return false;
             }
             self.holders
@@ -207,7 +215,15 @@ impl Shared {
 
     /// When a request that begins now is late.
     fn late(&self) -> Instant {
-        Instant::now() + self.options.deadline
+        Instant::now() + self.longest()
+    }
+
+    /// How long one request may take.
+    fn longest(&self) -> Duration {
+        match self.ending.load(Ordering::Relaxed) {
+            true => self.options.deadline.min(AT_THE_END),
+            false => self.options.deadline,
+        }
     }
 
     /// How long a store may wait for earlier ones: others have pages that they want to read meanwhile.
@@ -359,6 +375,20 @@ impl Hnode for Remote {
             self.forget(Frame(frame.0 + at));
         }
         self.shared.frames.give_back(frame, unit);
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let shared = &self.shared;
+        let each = shared.holders.iter().filter_map(|holder| {
+            let trouble = holder.trouble()?;
+            Some(format!("{}: {}: {trouble}", shared.name, holder.name()))
+        });
+        let all: Vec<String> = each.collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    fn hurry(&self) {
+        self.shared.ending.store(true, Ordering::Relaxed);
     }
 
     fn metadata_bytes(&self) -> u64 {

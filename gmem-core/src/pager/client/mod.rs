@@ -144,6 +144,15 @@ impl Holder for Client {
         }
     }
 
+    fn trouble(&self) -> Option<String> {
+        let state = self.lock();
+        match (&state.link, state.draining) {
+            (None, _) => Some(state.broken.clone()),
+            (Some(_), true) => Some(HolderError::Draining.to_string()),
+            (Some(_), false) => None,
+        }
+    }
+
     fn start(
         &self,
         verb: Verb,

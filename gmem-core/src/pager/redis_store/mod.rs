@@ -213,6 +213,11 @@ impl Holder for RedisStore {
         }
     }
 
+    fn trouble(&self) -> Option<String> {
+        let state = self.shared.lock();
+        (state.up == 0).then(|| state.broken.clone())
+    }
+
     fn keeps_versions(&self) -> bool {
         true
     }

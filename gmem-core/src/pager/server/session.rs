@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use pager_wire::body::{self, Amount, Attach, Attached, Features, Range, Statistics};
 use pager_wire::list::{List, Start};
-use pager_wire::{Flags, Header, Kind, MAX_DATA, Malformed, PAGE_LEN, Page, Status, VERSION};
+use pager_wire::{Flags, Header, Kind, MAX_DATA, MAX_PAGES, Malformed, PAGE_LEN, Page, Status, VERSION};
 use xxhash_rust::xxh3::xxh3_64;
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::super::channel::{Channel, ChannelError, Received};
 use super::client::Client;
@@ -24,10 +24,15 @@ pub(super) struct Session<'s> {
     features: u32,
     /// Head and data of the request that is served; then of its reply.
     head: Vec<u8>,
-    data: Box<[u8]>,
+    data: Box<[Aligned]>,
     reply: Vec<u8>,
     places: Vec<Place>,
 }
+
+/// A page whose bytes a file can be read into and written from without the kernel's copying them.
+#[derive(Clone, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C, align(4096))]
+struct Aligned([u8; PAGE_LEN]);
 
 /// Why a connection ends.
 enum End {
@@ -61,7 +66,7 @@ impl<'s> Session<'s> {
             client: None,
             features: 0,
             head: Vec::new(),
-            data: vec![0; MAX_DATA].into_boxed_slice(),
+            data: vec![Aligned([0; PAGE_LEN]); MAX_PAGES].into_boxed_slice(),
             reply: Vec::new(),
             places: Vec::with_capacity(pager_wire::MAX_PAGES),
         }
@@ -159,7 +164,7 @@ impl<'s> Session<'s> {
         let slot = self.slot(header, &list.start)?;
         let (written, read) = list.pages.split_at(writes);
         if writes > 0 {
-            let data = &mut self.data[..writes * PAGE_LEN];
+            let data = &mut self.data.as_mut_bytes()[..writes * PAGE_LEN];
             match (slot, self.channel.memory()) {
                 // Copied before it is looked at: the client can change it at any time.
                 (Some(at), Some(memory)) => memory.read(at, data),
@@ -214,7 +219,7 @@ impl<'s> Session<'s> {
         if self.server.draining.load(Ordering::Relaxed) {
             return Status::Draining;
         }
-        let data = &self.data[..pages.len() * PAGE_LEN];
+        let data = &self.data.as_bytes()[..pages.len() * PAGE_LEN];
         if self.features & Features::CHECK != 0 {
             let damaged =
                 |(page, bytes): (&Page, &[u8])| xxh3_64(bytes).to_le_bytes() != page.seal[..8];
@@ -308,7 +313,7 @@ impl<'s> Session<'s> {
             }
             // With its pages held: none of them is overwritten or freed meanwhile.
             let (all, there) = (pages.len(), self.places.len());
-            let data = &mut self.data[..all * PAGE_LEN];
+            let data = &mut self.data.as_mut_bytes()[..all * PAGE_LEN];
             if self
                 .server
                 .pool
@@ -327,7 +332,7 @@ impl<'s> Session<'s> {
         }
         Client::count(&client.read, pages.len());
         Client::count(&self.server.counters.read_pages, pages.len());
-        let data = &self.data[..pages.len() * PAGE_LEN];
+        let data = &self.data.as_bytes()[..pages.len() * PAGE_LEN];
         let reply = request.reply(Status::Ok);
         match (slot, self.channel.memory()) {
             (Some(at), Some(memory)) => {
