@@ -90,7 +90,10 @@ impl Engine {
 
     /// What keeps tiers from storing or loading, in words.
     pub fn troubles(&self) -> Vec<String> {
-        self.tiers.iter().filter_map(|tier| tier.trouble()).collect()
+        self.tiers
+            .iter()
+            .filter_map(|tier| tier.trouble())
+            .collect()
     }
 
     /// Lets everybody go who waits for room, each with the true page, beyond the budget: for the end of

@@ -46,7 +46,7 @@ struct ServeArgs {
     #[arg(long, value_name = "ADDRESS", required = true, value_parser = Address::parse)]
     listen: Vec<Address>,
 
-    /// What is lent, used in this order: ram:SIZE, hbm:SIZE[,latency_us=N][,gbps=N], file:SIZE,path=PATH
+    /// What is lent, used in this order: ram:SIZE, hbm:SIZE (with latency_us=N, gbps=N), file:SIZE,path=PATH
     #[arg(long, value_name = "KIND:SIZE[,key=value...]", required = true, value_parser = lend)]
     lend: Vec<Lent>,
 
