@@ -138,6 +138,19 @@ impl SharedMemory {
 }
 
 impl SharedMemory {
+    /// Copies `len` bytes from offset `at` to offset `to` of other memory.
+    ///
+    /// # Panics
+    ///
+    /// If they do not lie in both.
+    pub(crate) fn copy_to(&self, at: usize, len: usize, other: &Self, to: usize) {
+        let inside =
+            |start: usize, size: usize| start.checked_add(len).is_some_and(|end| end <= size);
+        assert!(inside(at, self.len) && inside(to, other.len) && !std::ptr::eq(self, other));
+        // SAFETY: as in `write` and `read`; these are two mappings.
+        unsafe { std::ptr::copy_nonoverlapping(self.base.add(at), other.base.add(to), len) }
+    }
+
     /// The word at offset `at`.
     ///
     /// # Panics

@@ -15,6 +15,7 @@ pub mod remote;
 pub mod zip;
 
 use crate::page::{BLOCK_SIZE, PAGE_SIZE, Unit};
+pub use crate::shared::SharedMemory;
 pub use crate::table::Frame;
 use std::fmt;
 
@@ -156,6 +157,19 @@ pub trait Hnode: Send + Sync {
 
     /// Frees a unit's frame. Its bytes are gone.
     fn free(&self, frame: Frame, unit: Unit);
+
+    /// As [`Hnode::load_pages`], into memory that another process sees, from offset `at` on.
+    fn load_shared(
+        &self,
+        frames: &[Frame],
+        into: &SharedMemory,
+        at: usize,
+    ) -> Result<(), LoadError> {
+        let mut bytes = vec![0; frames.len() * PAGE_SIZE];
+        self.load_pages(frames, &mut bytes)?;
+        into.write(at, &bytes);
+        Ok(())
+    }
 
     /// Overwrites a unit's frame, which is about to be freed, where what is freed could be seen otherwise than by
     /// [`Hnode::load`].

@@ -3,7 +3,9 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::hnode::{Frame, Hnode, LoadError, StoreError};
+use pager_wire::MAX_PAGES;
+
+use crate::hnode::{Frame, Hnode, LoadError, SharedMemory, StoreError};
 use crate::page::{PAGE_SIZE, Unit};
 
 /// Where a page is.
@@ -76,13 +78,39 @@ impl Pool {
 
     /// Loads pages to lie together.
     pub(super) fn load(&self, places: &[Place], into: &mut [u8]) -> Result<(), LoadError> {
-        let mut frames = Vec::with_capacity(places.len());
+        self.each_hnode(places, |hnode, frames, at| {
+            let part = &mut into[at * PAGE_SIZE..(at + frames.len()) * PAGE_SIZE];
+            hnode.load_pages(frames, part)
+        })
+    }
+
+    /// The same, into memory that another process sees, from offset `to` on.
+    pub(super) fn load_shared(
+        &self,
+        places: &[Place],
+        into: &SharedMemory,
+        to: usize,
+    ) -> Result<(), LoadError> {
+        self.each_hnode(places, |hnode, frames, at| {
+            hnode.load_shared(frames, into, to + at * PAGE_SIZE)
+        })
+    }
+
+    /// Calls `load` with frames of one hnode that are wanted one after the other, from which of them on.
+    fn each_hnode(
+        &self,
+        places: &[Place],
+        mut load: impl FnMut(&dyn Hnode, &[Frame], usize) -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
+        let mut frames = [Frame(0); MAX_PAGES];
         let mut at = 0;
         for run in places.chunk_by(|one, other| one.hnode == other.hnode) {
-            frames.clear();
-            frames.extend(run.iter().map(|place| place.frame));
-            let part = &mut into[at * PAGE_SIZE..(at + run.len()) * PAGE_SIZE];
-            self.hnodes[usize::from(run[0].hnode)].load_pages(&frames, part)?;
+            let frames = &mut frames[..run.len()];
+            frames
+                .iter_mut()
+                .zip(run)
+                .for_each(|(frame, place)| *frame = place.frame);
+            load(&*self.hnodes[usize::from(run[0].hnode)], frames, at)?;
             at += run.len();
         }
         Ok(())

@@ -287,7 +287,8 @@ impl<'s> Session<'s> {
 
     /// Answers with pages; one that is not there has version 0, and zeros for bytes.
     fn read(&mut self, request: &Header, slot: Option<usize>, pages: &[Page]) -> Result<(), End> {
-        let client = Arc::clone(self.client());
+        let (client, channel) = (Arc::clone(self.client()), Arc::clone(&self.channel));
+        let shared = slot.zip(channel.memory());
         let start = Start {
             count: (pages.len() as u32).into(),
             ..Start::new_zeroed()
@@ -315,34 +316,34 @@ impl<'s> Session<'s> {
             }
             // With its pages held: none of them is overwritten or freed meanwhile.
             let (all, there) = (pages.len(), self.places.len());
-            let data = &mut self.data.as_mut_bytes()[..all * PAGE_LEN];
-            if self
-                .server
-                .pool
-                .load(&self.places, &mut data[..there * PAGE_LEN])
-                .is_err()
-            {
+            let pool = &self.server.pool;
+            let loaded = match shared {
+                Some((at, memory)) if there == all => pool.load_shared(&self.places, memory, at),
+                _ => pool.load(
+                    &self.places,
+                    &mut self.data.as_mut_bytes()[..there * PAGE_LEN],
+                ),
+            };
+            if loaded.is_err() {
                 drop(holds);
                 return self.answer(request, Status::NoRoom);
             }
             if there < all {
-                let present = pages
-                    .iter()
-                    .map(|page| holds.pages.get(page.number.get()).is_some());
-                spread(data, present, there);
+                let is_there = |page: &Page| holds.pages.get(page.number.get()).is_some();
+                let data = &mut self.data.as_mut_bytes()[..all * PAGE_LEN];
+                spread(data, pages.iter().map(is_there), there);
+                if let Some((at, memory)) = shared {
+                    memory.write(at, data);
+                }
             }
         }
         Client::count(&client.read, pages.len());
         Client::count(&self.server.counters.read_pages, pages.len());
-        let data = &self.data.as_bytes()[..pages.len() * PAGE_LEN];
-        let reply = request.reply(Status::Ok);
-        match (slot, self.channel.memory()) {
-            (Some(at), Some(memory)) => {
-                memory.write(at, data);
-                Ok(self.channel.send(reply, &self.reply, &[])?)
-            }
-            _ => Ok(self.channel.send(reply, &self.reply, data)?),
-        }
+        let inline = match shared {
+            Some(_) => &[],
+            None => &self.data.as_bytes()[..pages.len() * PAGE_LEN],
+        };
+        Ok(channel.send(request.reply(Status::Ok), &self.reply, inline)?)
     }
 }
 
