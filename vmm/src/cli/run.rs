@@ -79,7 +79,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE[,overcommit=allow]", default_value = "512M", value_parser = memory::parse)]
     memory: MemoryArg,
 
-    /// What holds the guest's memory, nearest first; the first is host:SIZE. Kinds: host, hbm, zip, file, swap.
+    /// What holds the guest's memory, nearest first; the first is host:SIZE. Kinds: host, hbm, zip, file, remote, swap.
     /// Or none: plain memory
     #[arg(long = "tier", value_name = "KIND:SIZE[,key=value...]", value_parser = tier::parse)]
     tiers: Vec<TierArg>,

@@ -56,7 +56,7 @@ fn each_kind_is_read_with_its_keys() {
 fn unknown_kinds_are_answered_with_those_there_are() {
     let message = parse("ram:1G").unwrap_err().to_string();
     assert!(message.contains("'ram'") && message.contains("host, hbm, zip, file"));
-    for kind in ["mapped", "remote", "cuda"] {
+    for kind in ["mapped", "cuda"] {
         let error = parse(&format!("{kind}:1G")).unwrap_err();
         assert_eq!(error, TierError::NotYet(kind.into()));
         assert!(error.to_string().contains("not available yet"));
