@@ -10,6 +10,7 @@ mod keeper;
 mod load;
 mod marks;
 mod seal;
+mod troubles;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +22,8 @@ use zerocopy::FromZeros;
 
 use super::frames::Frames;
 use super::{
-    Capabilities, Frame, Hnode, Kind, LatencyClass, LoadError, Owner, StoreError, Usage, unit_of,
+    Capabilities, Frame, Hnode, Kind, LatencyClass, LoadError, Owner, Peers, StoreError, Usage,
+    unit_of,
 };
 use crate::page::{PAGE_SIZE, Unit};
 use crate::pager::holder::{Holder, Verb};
@@ -30,6 +32,7 @@ use flight::Flight;
 pub use marks::HOLDERS;
 use marks::Marks;
 use seal::Sealer;
+pub use troubles::Troubles;
 
 /// Pages that may be on their way at once.
 const FLIGHT: usize = 1024;
@@ -54,19 +57,6 @@ pub struct Options {
     pub deadline: Duration,
     /// See there.
     pub on_failure: OnFailure,
-}
-
-/// What a remote tier has seen.
-#[derive(Debug, Default)]
-pub struct Troubles {
-    /// Pages that came back as something else, and were not taken.
-    pub refused_pages: AtomicU64,
-    /// Reads that were tried again, or elsewhere.
-    pub retries: AtomicU64,
-    /// Pages that were given to a holder again.
-    pub mirrored_again: AtomicU64,
-    /// Times that a holder came back with nothing of what it held.
-    pub lives: AtomicU64,
 }
 
 /// A tier whose pages are elsewhere.
@@ -359,6 +349,10 @@ impl Hnode for Remote {
             self.forget(Frame(frame.0 + at));
         }
         self.shared.frames.give_back(frame, unit);
+    }
+
+    fn peers(&self) -> Option<Peers> {
+        Some(self.shared.peers())
     }
 
     fn metadata_bytes(&self) -> u64 {
