@@ -21,9 +21,9 @@ use super::swap::cgroup::Group;
 use super::swap::device::Device;
 use crate::poll::poll;
 use crate::signals::TerminationSignals;
-use looks::{Asking, Trace};
+use looks::Trace;
 
-pub(super) use looks::{Seen, Told};
+pub(super) use looks::{Asking, Seen, Told};
 
 /// How often the group's statistics are read at first, when the guest may fill it in a few milliseconds, and for how long.
 const FIRST_LOOK: Duration = Duration::from_millis(1);

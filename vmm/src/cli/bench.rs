@@ -9,6 +9,7 @@ mod pager;
 mod policy;
 mod resident;
 mod scaling;
+mod soak;
 mod text;
 mod workload;
 
@@ -26,6 +27,7 @@ use pager::PagerArgs;
 use policy::PolicyArgs;
 use resident::ResidentArgs;
 use scaling::ScalingArgs;
+use soak::SoakArgs;
 use workload::WorkloadArgs;
 
 use super::run::Failure;
@@ -78,6 +80,8 @@ enum Experiment {
     Accel(AccelArgs),
     /// Pages that somebody else holds, against memcpy, bare sockets and redis-benchmark
     Pager(PagerArgs),
+    /// Holders of a guest's pages are killed while it uses them, and nothing may be lost
+    Soak(SoakArgs),
     /// Who leaves memory: misses of the engine's policy and of others, simulated
     Policy(PolicyArgs),
 }
@@ -190,6 +194,20 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
             let json = ResultFile::create(args.json)?;
             let measured = bench::pager::measure(&options, &signals, &status);
             finish(json, measured, pager::text)
+        }
+        Experiment::Soak(args) => {
+            let options = args.options();
+            let json = ResultFile::create(args.json)?;
+            let measured = bench::soak::measure(&options, &signals, &status).map_err(failed)?;
+            let is_clean = measured.figures.is_clean();
+            finish(json, Ok(measured), soak::text)?;
+            match is_clean {
+                true => Ok(()),
+                false => Err(Failure::new(
+                    ExitCode::Failed,
+                    "a guest lost pages, hung, or did not end well, though one holder had everything; --json says which",
+                )),
+            }
         }
         Experiment::Policy(args) => {
             let options = args.options()?;
