@@ -2,6 +2,7 @@
 
 mod accel;
 mod all;
+mod delay;
 mod evict;
 mod fault;
 mod file;
@@ -20,6 +21,7 @@ use serde::Serialize;
 
 use accel::AccelArgs;
 use all::AllArgs;
+use delay::DelayArgs;
 use evict::EvictArgs;
 use fault::FaultArgs;
 use file::ResultFile;
@@ -80,6 +82,8 @@ enum Experiment {
     Accel(AccelArgs),
     /// Pages that somebody else holds, against memcpy, bare sockets and redis-benchmark
     Pager(PagerArgs),
+    /// A scan whose pages are far away: delays of the network against none
+    Delay(DelayArgs),
     /// Holders of a guest's pages are killed while it uses them, and nothing may be lost
     Soak(SoakArgs),
     /// Who leaves memory: misses of the engine's policy and of others, simulated
@@ -194,6 +198,12 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
             let json = ResultFile::create(args.json)?;
             let measured = bench::pager::measure(&options, &signals, &status);
             finish(json, measured, pager::text)
+        }
+        Experiment::Delay(args) => {
+            let options = args.options();
+            let json = ResultFile::create(args.json)?;
+            let measured = bench::delay::measure(&options, &signals, &status);
+            finish(json, measured, delay::text)
         }
         Experiment::Soak(args) => {
             let options = args.options();
