@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::gmem::{Running, TempDir, require_kvm, run};
+use support::gmem::{Running, TempDir, command, require_kvm, run};
 
 /// A series of `rounds` values, all above zero; the interval is there from 6 values on.
 fn expect_summary(value: &Value, rounds: usize) {
@@ -230,4 +230,55 @@ fn bench_policy_counts_misses_and_the_optimum_has_the_fewest() {
     for key in ["policy_worst_over_best", "policy_mean_over_best"] {
         expect_summary(&result["ratios"][key], 1);
     }
+}
+
+#[test]
+fn bench_soak_kills_holders_while_the_guest_runs_and_nothing_is_lost() {
+    require_kvm();
+    let dir = TempDir::new();
+    let json = dir.path().join("soak.json");
+    let path = json.to_str().unwrap();
+    let finished = run(&["bench", "soak", "--kills", "3", "--json", path]);
+    assert_eq!(finished.code(), 0, "{finished:?}");
+    let mismatched = format!("{:<24}0\n", "bytes mismatched");
+    assert!(finished.stdout.contains(&mismatched), "{finished:?}");
+    let result: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    expect_header(&result, "soak", 2);
+    let figures = &result["figures"];
+    assert_eq!(figures["kills"], 3, "{result}");
+    assert_eq!(figures["hangs"], 0, "{result}");
+    assert_eq!(figures["mismatched_bytes"], 0, "{result}");
+    assert_eq!(figures["exit_codes"], serde_json::json!({"0": 2}));
+    // In the second round the other one died, after an empty one had been filled.
+    let rounds = figures["each"].as_array().unwrap();
+    let second = &rounds[1];
+    assert!(second["filled_seconds"].as_f64().unwrap() > 0.0, "{second}");
+    let died: Vec<_> = second["kills"].as_array().unwrap().iter().collect();
+    assert_ne!(died[0]["which"], died[1]["which"], "{second}");
+    assert!(
+        died.iter().all(|death| death["running"] == true),
+        "{second}"
+    );
+    for round in rounds {
+        assert!(round["verified_bytes"].as_u64().unwrap() > 300 << 20);
+    }
+}
+
+#[test]
+fn bench_soak_leaves_nothing_behind_when_it_is_ended() {
+    require_kvm();
+    let dir = TempDir::new();
+    let json = dir.path().join("soak.json");
+    let mut command = command(&["bench", "soak", "--json", json.to_str().unwrap()]);
+    // Where all that it makes is made.
+    command.env("TMPDIR", dir.path());
+    let running = Running::spawn(command);
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(dir.listing().len(), 2, "the result, and what it works with");
+    running.signal(libc::SIGINT);
+    // No process is left either.
+    let finished = running.finish();
+    assert_eq!(finished.code(), 1, "{finished:?}");
+    assert!(finished.stderr.contains("SIGINT"), "{finished:?}");
+    assert_eq!(dir.listing(), Vec::<String>::new());
 }

@@ -6,7 +6,7 @@ use gmem_devices::virtio::MmioDevice;
 
 use crate::devices::Devices;
 use crate::memory::managed::ManagedMemory;
-use crate::report::{Device, Faults, HugePages, Latency, Memory, Migration, Tier};
+use crate::report::{Device, Faults, HugePages, Latency, Memory, Migration, Peers, Tier};
 
 /// The numbers at one moment; not of one instant while pages move.
 #[derive(Clone, Debug)]
@@ -57,6 +57,7 @@ impl Figures {
                 used_bytes: resident,
                 // Without swap plain memory only grows.
                 peak_bytes: swapped.map_or(resident, |(_, of)| of.resident_peak.max(resident)),
+                peers: None,
             });
             figures.memory.tiers.extend(swapped.map(|(bytes, of)| Tier {
                 name: "swap".into(),
@@ -64,6 +65,7 @@ impl Figures {
                 capacity_bytes: bytes,
                 used_bytes: of.swapped,
                 peak_bytes: of.swapped_peak,
+                peers: None,
             }));
         }
         figures
@@ -86,6 +88,13 @@ fn tier(tier: &TierSnapshot) -> Tier {
         capacity_bytes: tier.capacity_bytes,
         used_bytes: tier.used_bytes,
         peak_bytes: tier.peak_bytes,
+        peers: tier.peers.map(|peers| Peers {
+            whole: peers.whole,
+            lives: peers.lives,
+            retries: peers.retries,
+            refused_pages: peers.refused_pages,
+            mirrored_again_pages: peers.mirrored_again_pages,
+        }),
     }
 }
 

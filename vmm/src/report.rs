@@ -118,6 +118,24 @@ pub struct Tier {
     pub used_bytes: u64,
     /// The most it held.
     pub peak_bytes: u64,
+    /// How those are who hold its pages, if others do; left out otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<Peers>,
+}
+
+/// Who holds a tier's pages elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peers {
+    /// All are there, and each has every page, or has been sent it.
+    pub whole: bool,
+    /// Times that one came back with nothing of what it held.
+    pub lives: u64,
+    /// Reads that were tried again, or elsewhere.
+    pub retries: u64,
+    /// Pages that came back as something else, and were not taken.
+    pub refused_pages: u64,
+    /// Pages that were given to one again.
+    pub mirrored_again_pages: u64,
 }
 
 /// One virtio device.
@@ -299,6 +317,7 @@ mod tests {
             capacity_bytes: 1,
             used_bytes: 2,
             peak_bytes: 3,
+            peers: None,
         });
         report.migrations.push(Migration {
             from: "host".into(),

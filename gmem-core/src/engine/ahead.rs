@@ -76,6 +76,7 @@ impl Engine {
     pub fn run_ahead(&self) -> Result<(), FaultError> {
         self.ahead.served.store(true, Ordering::Relaxed);
         while let Some(task) = self.ahead.next() {
+            self.foretell(&task);
             let brought = self.bring_window(&task.plan)?;
             lock(&task.of).brought_ahead(task.window, brought as u64);
             let prefetched = &self.stats.prefetched;
@@ -90,6 +91,21 @@ impl Engine {
         self.ahead.served.store(false, Ordering::Relaxed);
         self.ahead.lock().stop = true;
         self.ahead.bell.notify_all();
+    }
+
+    /// Tells tiers that are far away what a stream is about to want: the window, the page of it that its accessor will wait
+    /// for, and what comes after it, because their answers take longer than a window lasts.
+    fn foretell(&self, task: &Task) {
+        if !self.far {
+            return;
+        }
+        let mut plan = Plan::default();
+        // Not locked while requests are sent: the accessor's next touch asks there first.
+        let more = |plan: &mut Plan| lock(&task.of).foretell(task.window, plan);
+        while more(&mut plan) {
+            self.announce(&plan, None);
+            plan.clear();
+        }
     }
 
     fn bring_window(&self, plan: &Plan) -> Result<usize, FaultError> {

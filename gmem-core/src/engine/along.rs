@@ -33,8 +33,8 @@ impl Engine {
         }
         let mut frames = Vec::with_capacity(CLUSTER_PAGES);
         for (tier, hnode) in self.tiers.iter().zip(1..) {
+            frames.clear();
             for &(cluster, mask) in plan.clusters().iter().filter(|(it, _)| Some(*it) != but) {
-                frames.clear();
                 frames.extend(
                     cluster
                         .pages(self.in_ram(cluster, mask))
@@ -43,9 +43,10 @@ impl Engine {
                             _ => None,
                         }),
                 );
-                if !frames.is_empty() && tier.capabilities().owner == Owner::Peer {
-                    tier.announce(&frames);
-                }
+            }
+            // All clusters' together: each time is a request.
+            if !frames.is_empty() && tier.capabilities().owner == Owner::Peer {
+                tier.announce(&frames);
             }
         }
     }

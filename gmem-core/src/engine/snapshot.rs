@@ -1,7 +1,7 @@
 //! How things stand, in numbers.
 
 use super::Engine;
-use crate::hnode::{Hnode, Kind};
+use crate::hnode::{Hnode, Kind, Peers};
 use crate::page::{BLOCK_SIZE, PAGE_SIZE};
 use crate::policy::hotness::cluster;
 use crate::stats::{Flow, LatencySummary, Site};
@@ -23,6 +23,8 @@ pub struct TierSnapshot {
     pub peak_bytes: u64,
     /// Guest pages it holds.
     pub pages: u64,
+    /// How those are who hold them, if others do.
+    pub peers: Option<Peers>,
 }
 
 /// An engine's numbers at one moment; not of one instant while pages move.
@@ -71,6 +73,7 @@ impl Engine {
             used_bytes: self.arena.existing() * page,
             peak_bytes: self.arena.peak() * page,
             pages: self.arena.existing() - self.arena.free_frames().min(self.arena.existing()),
+            peers: None,
         };
         let of = |tier: &dyn Hnode| {
             let usage = tier.usage();
@@ -81,6 +84,7 @@ impl Engine {
                 used_bytes: usage.used_bytes,
                 peak_bytes: usage.peak_bytes,
                 pages: usage.pages,
+                peers: tier.peers(),
             }
         };
         let tiers = self.tiers.iter().map(|tier| of(&**tier));

@@ -124,6 +124,21 @@ pub enum LoadError {
     },
 }
 
+/// How those are who hold a tier's pages elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peers {
+    /// All are there, and each has every page, or has been sent it.
+    pub whole: bool,
+    /// Times that one came back with nothing of what it held.
+    pub lives: u64,
+    /// Reads that were tried again, or elsewhere.
+    pub retries: u64,
+    /// Pages that came back as something else, and were not taken.
+    pub refused_pages: u64,
+    /// Pages that were given to one again.
+    pub mirrored_again_pages: u64,
+}
+
 /// A tier: stores the bytes of pages and blocks.
 ///
 /// All methods may be called from any thread. A frame is named by who stored it until it is freed; the
@@ -190,6 +205,11 @@ pub trait Hnode: Send + Sync {
 
     /// From now on nobody is to wait long: the microVM is about to end.
     fn hurry(&self) {}
+
+    /// How those are who hold its pages, if others do.
+    fn peers(&self) -> Option<Peers> {
+        None
+    }
 
     /// Memory of this process that it takes for its own books, bytes.
     fn metadata_bytes(&self) -> u64 {

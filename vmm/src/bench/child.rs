@@ -21,9 +21,9 @@ use super::swap::cgroup::Group;
 use super::swap::device::Device;
 use crate::poll::poll;
 use crate::signals::TerminationSignals;
-use looks::{Asking, Trace};
+use looks::Trace;
 
-pub(super) use looks::{Seen, Told};
+pub(super) use looks::{Asking, Seen, Told};
 
 /// How often the group's statistics are read at first, when the guest may fill it in a few milliseconds, and for how long.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -71,6 +71,8 @@ pub(super) struct Job<'a> {
     pub(super) workload: &'a str,
     /// Where the kernel swaps to, if it does.
     pub(super) device: Option<&'a Device>,
+    /// What starts the binary, if it is not started as it is.
+    pub(super) starter: Option<&'a dyn Fn() -> Command>,
 }
 
 /// A run that succeeded.
@@ -199,7 +201,10 @@ pub(super) fn run(
 }
 
 fn command(job: &Job<'_>, group: Option<&Group>, report: &Path, socket: &Path) -> Command {
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = match job.starter {
+        Some(starter) => starter(),
+        None => Command::new("/proc/self/exe"),
+    };
     if let Some(group) = group {
         command.arg("enter").arg(group.members());
     }

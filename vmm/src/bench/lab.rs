@@ -140,6 +140,7 @@ impl<'a> Lab<'a> {
             cpus: &self.cpus,
             workload,
             device: None,
+            starter: None,
         };
         self.run(&job, limit)
     }
@@ -167,6 +168,7 @@ impl<'a> Lab<'a> {
             cpus: &self.cpus,
             workload,
             device: Some(device),
+            starter: None,
         };
         self.run(&job, Some(limit))
     }

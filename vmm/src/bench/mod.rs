@@ -7,18 +7,21 @@
 pub mod accel;
 pub mod all;
 mod child;
+pub mod delay;
 pub mod evict;
 pub mod fault;
 mod floor;
 mod guest;
 pub mod host;
 pub mod lab;
+mod lender;
 pub mod pager;
 pub mod plot;
 pub mod policy;
 pub mod resident;
 pub mod result;
 pub mod scaling;
+pub mod soak;
 pub mod statistics;
 pub mod swap;
 pub mod target;
@@ -49,6 +52,9 @@ pub enum BenchError {
     /// The host has no swap to compare with.
     #[error(transparent)]
     Swap(#[from] swap::SwapError),
+    /// There are no two hosts to be far from each other.
+    #[error(transparent)]
+    Hosts(#[from] delay::HostsError),
     /// A recording cannot be simulated.
     #[error(transparent)]
     Trace(#[from] policy::TraceError),
@@ -110,7 +116,7 @@ impl BenchError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Build(error) => error.exit_code(),
-            Self::Host(_) | Self::Swap(_) => ExitCode::HostLacks,
+            Self::Host(_) | Self::Hosts(_) | Self::Swap(_) => ExitCode::HostLacks,
             Self::Guest { usage: true, .. } | Self::NoFigure { .. } | Self::Trace(_) => {
                 ExitCode::Usage
             }

@@ -38,6 +38,7 @@ impl Target {
             "zipf_50" | "uniform_50" => Self::AtLeast(1.0),
             "evict_cpu_over_swap" => Self::AtMost(0.33),
             "pager_unix_over_memcpy" => Self::AtLeast(0.7),
+            "delay_100us_over_none" => Self::AtLeast(0.8),
             "pager_hostile_p99_over_none" => Self::AtMost(2.0),
             "pager_page_over_pingpong" => Self::AtMost(1.5),
             "pager_tcp_over_bare"

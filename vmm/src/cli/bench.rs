@@ -2,6 +2,7 @@
 
 mod accel;
 mod all;
+mod delay;
 mod evict;
 mod fault;
 mod file;
@@ -9,6 +10,7 @@ mod pager;
 mod policy;
 mod resident;
 mod scaling;
+mod soak;
 mod text;
 mod workload;
 
@@ -19,6 +21,7 @@ use serde::Serialize;
 
 use accel::AccelArgs;
 use all::AllArgs;
+use delay::DelayArgs;
 use evict::EvictArgs;
 use fault::FaultArgs;
 use file::ResultFile;
@@ -26,6 +29,7 @@ use pager::PagerArgs;
 use policy::PolicyArgs;
 use resident::ResidentArgs;
 use scaling::ScalingArgs;
+use soak::SoakArgs;
 use workload::WorkloadArgs;
 
 use super::run::Failure;
@@ -78,6 +82,10 @@ enum Experiment {
     Accel(AccelArgs),
     /// Pages that somebody else holds, against memcpy, bare sockets and redis-benchmark
     Pager(PagerArgs),
+    /// A scan whose pages are far away: delays of the network against none
+    Delay(DelayArgs),
+    /// Holders of a guest's pages are killed while it uses them, and nothing may be lost
+    Soak(SoakArgs),
     /// Who leaves memory: misses of the engine's policy and of others, simulated
     Policy(PolicyArgs),
 }
@@ -190,6 +198,26 @@ fn run(experiment: Experiment) -> Result<(), Failure> {
             let json = ResultFile::create(args.json)?;
             let measured = bench::pager::measure(&options, &signals, &status);
             finish(json, measured, pager::text)
+        }
+        Experiment::Delay(args) => {
+            let options = args.options();
+            let json = ResultFile::create(args.json)?;
+            let measured = bench::delay::measure(&options, &signals, &status);
+            finish(json, measured, delay::text)
+        }
+        Experiment::Soak(args) => {
+            let options = args.options();
+            let json = ResultFile::create(args.json)?;
+            let measured = bench::soak::measure(&options, &signals, &status).map_err(failed)?;
+            let is_clean = measured.figures.is_clean();
+            finish(json, Ok(measured), soak::text)?;
+            match is_clean {
+                true => Ok(()),
+                false => Err(Failure::new(
+                    ExitCode::Failed,
+                    "a guest lost pages, hung, or did not end well, though one holder had everything; --json says which",
+                )),
+            }
         }
         Experiment::Policy(args) => {
             let options = args.options()?;

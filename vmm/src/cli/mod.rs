@@ -12,6 +12,7 @@ pub mod memory;
 pub mod pager;
 mod plan;
 mod record;
+mod relay;
 pub mod run;
 pub mod size;
 mod status;
@@ -48,6 +49,9 @@ enum Command {
     /// Join a control group, then do what the rest of the command line says: for measurements
     #[command(hide = true)]
     Enter(enter::EnterArgs),
+    /// Pass bytes on between two hosts, later: for measurements
+    #[command(hide = true)]
+    Relay(relay::RelayArgs),
     /// List what this host has of what gmem needs.
     Check(CheckArgs),
 }
@@ -67,6 +71,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Pager(args) => pager::execute(args),
         Command::Bench(args) => bench::execute(args),
         Command::Enter(args) => enter::execute(args),
+        Command::Relay(args) => relay::execute(&args),
         Command::Check(CheckArgs { json }) => match check::run(&mut std::io::stdout(), json) {
             Ok(true) => ExitCode::Success,
             // Nobody reads what is found: the same as nothing found.

@@ -7,7 +7,8 @@ use zerocopy::FromZeros;
 
 use super::{FREES, Remote, Shared};
 use crate::hnode::{
-    Capabilities, Frame, Hnode, Kind, LatencyClass, LoadError, Owner, StoreError, Usage, unit_of,
+    Capabilities, Frame, Hnode, Kind, LatencyClass, LoadError, Owner, Peers, StoreError, Usage,
+    unit_of,
 };
 use crate::page::{PAGE_SIZE, Unit};
 
@@ -135,6 +136,10 @@ impl Hnode for Remote {
 
     fn hurry(&self) {
         self.shared.ending.store(true, Ordering::Relaxed);
+    }
+
+    fn peers(&self) -> Option<Peers> {
+        Some(self.shared.peers())
     }
 
     fn metadata_bytes(&self) -> u64 {

@@ -18,6 +18,8 @@ struct Batch {
     sent: Vec<(usize, Ticket)>,
     /// Somebody has it.
     held: bool,
+    /// Somebody was not sent it, or could not take it.
+    missed: bool,
 }
 
 /// Requests whose end nobody waits for.
@@ -65,6 +67,7 @@ impl Flight {
             bytes,
             sent: Vec::with_capacity(holders.len()),
             held: false,
+            missed: false,
         };
         batch.send(holders, marks, until);
         self.batches.push_back(batch);
@@ -181,7 +184,10 @@ impl Batch {
             };
             match asked {
                 Some(ticket) => self.sent.push((at, ticket)),
-                None => marks.lacks(true),
+                None => {
+                    self.missed = true;
+                    marks.lacks();
+                }
             }
         }
     }
@@ -195,11 +201,114 @@ impl Batch {
                         marks.held(page.number.get(), page.version.get(), *at);
                     }
                     self.held = true;
+                    // Whoever looked before could not see it: nobody had it then.
+                    if self.missed {
+                        marks.lacks();
+                    }
                 }
                 // Sent again if nobody else has it; else whoever lacks it is given it later.
-                Some(Err(_)) => marks.lacks(true),
+                Some(Err(_)) => {
+                    self.missed = true;
+                    marks.lacks();
+                }
             }
             false
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::pager::holder::{Health, HolderError};
+
+    /// Takes what it is sent, if it is up, and answers when it is told to.
+    struct Slow {
+        up: bool,
+        answer: Mutex<Option<Result<(), HolderError>>>,
+    }
+
+    impl Holder for Slow {
+        fn name(&self) -> &str {
+            "slow"
+        }
+
+        fn health(&self) -> Health {
+            Health {
+                up: self.up,
+                life: 1,
+                draining: false,
+            }
+        }
+
+        fn trouble(&self) -> Option<String> {
+            None
+        }
+
+        fn start(&self, _: Verb, _: &[Page], _: &[u8], _: Instant) -> Result<Ticket, HolderError> {
+            Ok(Ticket { epoch: 1, id: 1 })
+        }
+
+        fn finish(
+            &self,
+            _: Ticket,
+            _: &mut Vec<Page>,
+            _: &mut [u8],
+            _: Instant,
+        ) -> Result<(), HolderError> {
+            Err(HolderError::Late)
+        }
+
+        fn ended(&self, _: &Ticket) -> Option<Result<(), HolderError>> {
+            self.answer.lock().unwrap().clone()
+        }
+
+        fn receive(&self, _: Instant) {}
+
+        fn tend(&self) {}
+
+        fn leave(&self) {}
+    }
+
+    fn slow(up: bool) -> Arc<Slow> {
+        let answer = Mutex::new(None);
+        Arc::new(Slow { up, answer })
+    }
+
+    fn answer(of: &Slow, what: Result<(), HolderError>) {
+        *of.answer.lock().unwrap() = Some(what);
+    }
+
+    /// Sends a page to two, somebody looks for what is lacking while nobody has answered, and then both do as they do.
+    /// Whether something is known to be lacking at the end.
+    fn is_lacking(second_is_up: bool, second: Result<(), HolderError>) -> bool {
+        let (a, b) = (slow(true), slow(second_is_up));
+        let holders: [Arc<dyn Holder>; 2] = [Arc::clone(&a) as _, Arc::clone(&b) as _];
+        let marks = Marks::new(1);
+        let page = Page {
+            version: marks.renew(0).into(),
+            ..Page::default()
+        };
+        let mut flight = Flight::default();
+        let content = (vec![page], vec![0; PAGE_LEN]);
+        flight.send(&holders, &marks, content, Instant::now());
+        answer(&b, second);
+        flight.reap(&holders, &marks);
+        // Nobody has it yet, so nobody can be found to lack it.
+        marks.look();
+        marks.looked(false);
+        answer(&a, Ok(()));
+        flight.reap(&holders, &marks);
+        assert_eq!(flight.pages(), 0);
+        marks.is_lacking()
+    }
+
+    #[test]
+    fn what_one_missed_is_lacking_from_when_the_other_has_it() {
+        assert!(!is_lacking(true, Ok(())));
+        assert!(is_lacking(true, Err(HolderError::Late)));
+        assert!(is_lacking(false, Ok(())));
     }
 }

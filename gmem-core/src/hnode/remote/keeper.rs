@@ -57,7 +57,7 @@ impl Shared {
             .filter(|it| self.takes(*it))
             .fold(0_u8, |mask, it| mask | 1 << it);
         // Set again by whoever finds out meanwhile.
-        self.marks.lacks(false);
+        self.marks.look();
         let mut lacking: Vec<Frame> = Vec::new();
         let mut to = 0;
         let everybody = self
@@ -90,11 +90,11 @@ impl Shared {
         }
         let Some(last) = lacking.last() else {
             // Those that are away are looked at again when they are back.
-            self.marks.lacks(away && up != everybody);
+            self.marks.looked(away && up != everybody);
             return false;
         };
         *next = (last.0 + 1) % all;
-        self.marks.lacks(true);
+        self.marks.looked(true);
         self.mirror(&lacking, to)
     }
 

@@ -1,6 +1,6 @@
 //! For each frame of the tier: the version of what is in it, and who has it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// The most holders of a tier.
 pub const HOLDERS: usize = 8;
@@ -30,16 +30,21 @@ pub(super) struct Marks {
     marks: Box<[AtomicU64]>,
     /// The next version; each is given once, to one frame.
     next: AtomicU64,
-    /// Some holder may lack something.
-    lacking: AtomicBool,
+    /// What is known of what holders lack, of the bits below.
+    known: AtomicU8,
 }
+
+/// Some holder may lack something.
+const LACKING: u8 = 1;
+/// Somebody is looking whether one does.
+const LOOKING: u8 = 2;
 
 impl Marks {
     pub(super) fn new(frames: u64) -> Self {
         Self {
             marks: (0..frames).map(|_| AtomicU64::new(0)).collect(),
             next: AtomicU64::new(1),
-            lacking: AtomicBool::new(false),
+            known: AtomicU8::new(0),
         }
     }
 
@@ -74,19 +79,37 @@ impl Marks {
         });
     }
 
-    /// Some holder lacks something, as far as is known.
-    pub(super) fn lacks(&self, lacking: bool) {
-        self.lacking.store(lacking, Ordering::Relaxed);
+    /// Some holder lacks something.
+    pub(super) fn lacks(&self) {
+        self.known.fetch_or(LACKING, Ordering::AcqRel);
     }
 
     /// Whether one may.
     pub(super) fn is_lacking(&self) -> bool {
-        self.lacking.load(Ordering::Relaxed)
+        self.known.load(Ordering::Acquire) & LACKING != 0
+    }
+
+    /// Somebody begins to look through all frames. What others find out meanwhile counts.
+    pub(super) fn look(&self) {
+        self.known.store(LOOKING, Ordering::Release);
+    }
+
+    /// That is over: something is lacking, or nothing was found.
+    pub(super) fn looked(&self, lacking: bool) {
+        if lacking {
+            self.lacks();
+        }
+        self.known.fetch_and(!LOOKING, Ordering::AcqRel);
+    }
+
+    /// Whether no holder lacks anything that is on its way to none.
+    pub(super) fn is_whole(&self) -> bool {
+        self.known.load(Ordering::Acquire) == 0
     }
 
     /// A holder has nothing of what it had.
     pub(super) fn lost(&self, holder: usize) {
-        self.lacks(true);
+        self.lacks();
         for frame in 0..self.len() {
             self.not_held(frame, holder);
         }
@@ -152,5 +175,21 @@ mod tests {
         assert_eq!(marks.clear(1), new);
         marks.held(1, new, 0);
         assert_eq!(marks.get(1).holders, 0);
+    }
+
+    #[test]
+    fn while_somebody_looks_nothing_is_known_to_be_whole_and_what_is_found_meanwhile_counts() {
+        let marks = Marks::new(1);
+        assert!(marks.is_whole());
+        marks.lacks();
+        assert!(marks.is_lacking() && !marks.is_whole());
+        marks.look();
+        assert!(!marks.is_lacking() && !marks.is_whole());
+        marks.looked(false);
+        assert!(marks.is_whole());
+        marks.look();
+        marks.lacks();
+        marks.looked(false);
+        assert!(marks.is_lacking() && !marks.is_whole());
     }
 }

@@ -11,6 +11,7 @@ mod keeper;
 mod load;
 mod marks;
 mod seal;
+mod troubles;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,7 @@ use flight::Flight;
 pub use marks::HOLDERS;
 use marks::Marks;
 use seal::Sealer;
+pub use troubles::Troubles;
 
 /// Pages that may be on their way at once.
 const FLIGHT: usize = 1024;
@@ -55,19 +57,6 @@ pub struct Options {
     pub deadline: Duration,
     /// See there.
     pub on_failure: OnFailure,
-}
-
-/// What a remote tier has seen.
-#[derive(Debug, Default)]
-pub struct Troubles {
-    /// Pages that came back as something else, and were not taken.
-    pub refused_pages: AtomicU64,
-    /// Reads that were tried again, or elsewhere.
-    pub retries: AtomicU64,
-    /// Pages that were given to a holder again.
-    pub mirrored_again: AtomicU64,
-    /// Times that a holder came back with nothing of what it held.
-    pub lives: AtomicU64,
 }
 
 /// A tier whose pages are elsewhere.

@@ -330,6 +330,11 @@ fn mirrored_pages_survive_each_holder_in_turn() {
                 .all(|frame| tier.shared.marks.get(frame.0).holders == 3);
             all && tier.shared.flight().pages() == 0
         });
+        // Which it says itself.
+        until("it knows that", || {
+            tier.peers()
+                .is_some_and(|it| it.whole && it.lives == round as u64 + 1)
+        });
     }
     check(&tier, &frames, 0..300);
     assert!(tier.troubles().mirrored_again.load(Ordering::Relaxed) >= 1500);

@@ -41,6 +41,11 @@ impl Foreseen {
         self.streams.ahead(plan)
     }
 
+    /// See [`Streams::foretell`].
+    pub fn foretell(&mut self, window: Window, plan: &mut Plan) -> bool {
+        self.streams.foretell(window, plan)
+    }
+
     /// See [`Streams::brought_ahead`].
     pub fn brought_ahead(&mut self, window: Window, pages: u64) {
         self.streams.brought_ahead(window, pages);

@@ -10,6 +10,8 @@
 //! The trend is a majority vote over the latest touches (H. Al Maruf, M. Chowdhury, "Effectively Prefetching Remote Memory
 //! with Leap", USENIX ATC 2020), that a stream has to be confirmed by a touch where it goes on is older (Linux' readahead).
 
+mod far;
+
 use super::{Plan, Prefetch};
 use crate::page::{CLUSTER_PAGES, PageNo};
 
@@ -54,6 +56,8 @@ struct Stream {
     late: bool,
     /// The next window has been handed out, and so many pages of it came.
     going: Option<u64>,
+    /// So far it was foretold: the page after that.
+    told: Option<i64>,
     begun_at: u64,
     used_at: u64,
     /// What it is but a guess of, so far.

@@ -83,11 +83,20 @@ impl<T: Copy + Default> Trace<T> {
 
 /// A connection to the control socket, once there is one.
 #[derive(Default)]
-pub(super) struct Asking(Option<BufReader<UnixStream>>);
+pub(in crate::bench) struct Asking(Option<BufReader<UnixStream>>);
 
 impl Asking {
     /// How things stand; `None` if there is no answer in time.
-    pub(super) fn ask(&mut self, socket: &Path) -> Option<Told> {
+    pub(in crate::bench) fn ask(&mut self, socket: &Path) -> Option<Told> {
+        let status = self.status(socket)?;
+        Some(Told {
+            faults: status["faults"]["cpu"]["count"].as_f64().unwrap_or(0.0),
+            evicted: evicted(&status["migrations"]),
+        })
+    }
+
+    /// The same, in full.
+    pub(in crate::bench) fn status(&mut self, socket: &Path) -> Option<Value> {
         let stream = match self.0.take() {
             Some(stream) => stream,
             None => BufReader::new(UnixStream::connect(socket).ok()?),
@@ -106,11 +115,7 @@ impl Asking {
             // What is left of a late answer must not be taken for the next one.
             self.0 = None;
         }
-        let status = answer.ok()?;
-        Some(Told {
-            faults: status["faults"]["cpu"]["count"].as_f64().unwrap_or(0.0),
-            evicted: evicted(&status["migrations"]),
-        })
+        answer.ok()
     }
 }
 

@@ -201,6 +201,45 @@ fn nothing_comes_ahead_of_unpredictable_touches() {
     assert_eq!(early, 0);
 }
 
+#[test]
+fn what_is_far_away_is_foretold_once_and_windows_before_it_is_touched() {
+    let downwards = (0..6400).rev().collect::<Vec<u64>>();
+    let apart = (0..6400).map(|n| n * 17).collect::<Vec<u64>>();
+    for pages in [(0..6400).collect(), downwards, apart] {
+        let (mut streams, mut plan) = (Streams::default(), Plan::default());
+        let (mut there, mut told) = (HashSet::new(), HashSet::new());
+        let mut faults_untold = 0;
+        for (at, page) in pages.iter().enumerate() {
+            if !there.insert(*page) {
+                continue;
+            }
+            faults_untold += usize::from(!told.contains(page));
+            plan.clear();
+            streams.plan(PageNo(*page), &mut plan);
+            streams.brought(bring(&plan, &mut there));
+            let mut next = Plan::default();
+            let Some(window) = streams.ahead(&mut next) else {
+                continue;
+            };
+            let mut far = Plan::default();
+            while streams.foretell(window, &mut far) {
+                assert!(far.pages() <= 64, "one request");
+                for (cluster, mask) in far.clusters() {
+                    for page in cluster.pages(*mask) {
+                        assert!(told.insert(page.0), "{page} was foretold before");
+                    }
+                }
+                far.clear();
+            }
+            let beyond = pages.iter().skip(at + 64).take(4 * 64);
+            assert!(beyond.into_iter().all(|page| told.contains(page)));
+            streams.brought_ahead(window, bring(&next, &mut there));
+        }
+        // Until it is known to be a stream.
+        assert!(faults_untold < 10, "{faults_untold}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_window_ahead_lies_beyond_what_was_planned(steps in prop::collection::vec(0u64..70, 1..200)) {
