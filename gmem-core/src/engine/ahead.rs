@@ -101,7 +101,7 @@ impl Engine {
         }
         let mut plan = Plan::default();
         // Not locked while requests are sent: the accessor's next touch asks there first.
-        let mut more = |plan: &mut Plan| lock(&task.of).foretell(task.window, plan);
+        let more = |plan: &mut Plan| lock(&task.of).foretell(task.window, plan);
         while more(&mut plan) {
             self.announce(&plan, None);
             plan.clear();
