@@ -3,6 +3,7 @@
 //!
 //! `GMEM_KILLS=100 cargo test --release --test pager killed` kills as often as that; without it, 6 times.
 
+mod crowd;
 mod failing;
 mod serving;
 #[path = "../support/mod.rs"]

@@ -110,12 +110,25 @@ impl Server {
         let event = Drain {
             within_us: (within.as_micros() as u64).into(),
         };
-        for client in self.clients().values() {
-            if let Some(channel) = client.channel() {
-                // Who has gone needs not be told.
-                let _ = channel.send(Header::event(Kind::Drain), event.as_bytes(), &[]);
+        let channels: Vec<_> = self
+            .clients()
+            .values()
+            .filter_map(|client| client.channel())
+            .collect();
+        // At once: one that takes nothing does not keep the others from being told in time.
+        std::thread::scope(|scope| {
+            for channel in channels {
+                let tell = move || {
+                    // Who has gone needs not be told.
+                    let _ = channel.send(Header::event(Kind::Drain), event.as_bytes(), &[]);
+                };
+                // Without a thread it is told by this one.
+                let thread = std::thread::Builder::new().name("drain".into());
+                if thread.spawn_scoped(scope, tell.clone()).is_err() {
+                    tell();
+                }
             }
-        }
+        });
     }
 
     /// Ends all connections: their threads return.

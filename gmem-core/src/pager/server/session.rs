@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pager_wire::body::Features;
 use pager_wire::list::{List, Start};
@@ -17,6 +17,9 @@ use super::pages::Stored;
 use super::pool::Place;
 
 mod account;
+
+/// How long a connection may last whose client has not said who it is.
+const INTRODUCTION: Duration = Duration::from_secs(10);
 
 /// A connection and what serving it needs.
 pub(super) struct Session<'s> {
@@ -75,9 +78,13 @@ impl<'s> Session<'s> {
     }
 
     pub(super) fn run(mut self) {
+        let introduced_by = Instant::now() + INTRODUCTION;
         loop {
-            let received = match self.channel.receive(None, &mut self.head) {
+            let until = self.client.is_none().then_some(introduced_by);
+            let received = match self.channel.receive(until, &mut self.head) {
                 Ok(Some(received)) => received,
+                // There is room for so many strangers: one that says nothing would keep others out.
+                Ok(None) if self.client.is_none() => break,
                 Ok(None) => continue,
                 Err(error) => break self.end(None, error.into()),
             };
