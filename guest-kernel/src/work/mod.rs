@@ -2,6 +2,7 @@
 
 pub mod accelerated;
 mod access;
+pub mod donor;
 mod faults;
 mod generator;
 pub mod hostile;
@@ -85,6 +86,7 @@ impl<'a, M: Machine> Crew<'a, M> {
             Workload::Verify { epochs } => verify::run(self, epochs, tally),
             Workload::Faults { passes } => faults::run(self, passes, tally),
             Workload::Hostile { rounds, device } => hostile::run(self, rounds, device, tally),
+            Workload::Donor { size } => donor::run(self, size, tally),
             workload if workload.accelerated() => accelerated::run(self, tally),
             _ => {
                 if let Some(generator) = generator::Generator::new(self) {
