@@ -28,6 +28,12 @@ pub trait Machine {
     /// Prints a line.
     fn line(&self, text: fmt::Arguments<'_>);
 
+    /// Has nothing to do for so many times 10 microseconds.
+    fn nap(&self, tens_us: u8) {
+        let _ = tens_us;
+        core::hint::spin_loop();
+    }
+
     /// How many virtio devices there are.
     fn devices(&self) -> usize {
         0

@@ -7,6 +7,7 @@
 mod clients;
 mod frames;
 mod layout;
+mod rest;
 mod serve;
 mod unit;
 
@@ -23,11 +24,11 @@ use crate::plan::{Plan, PlanError, Workload};
 use crate::virtio::Fault;
 use crate::virtio::registers::Registers;
 use clients::Clients;
-use core::hint::spin_loop;
 use frames::Frames;
 use gmem_wire::gmem::{advice, call, feature};
 use gmem_wire::xpu::{config, op};
 use layout::Layout;
+use rest::Rest;
 use serve::Server;
 use unit::{Accelerator, Moves};
 
@@ -198,7 +199,7 @@ fn lend<M: Machine>(
     let mut server = Server {
         ram,
         layout,
-        moves: Moves::new(Accelerator::new(xpu)),
+        moves: Moves::new(Accelerator::new(xpu, Rest::new(crew))),
         frames,
         clients,
         incarnation,
@@ -251,6 +252,7 @@ fn serve<M: Machine>(
     }
     let look = crew.frequency.cycles(LOOK_US);
     let mut looked = cycles();
+    let mut rest = Rest::new(crew);
     loop {
         let now = cycles();
         if let Some(incoming) = calls.poll().map_err(of("gmem"))? {
@@ -259,6 +261,7 @@ fn serve<M: Machine>(
             }
             let len = server.serve(&incoming, now).map_err(of("xpu"))?;
             calls.post(incoming.chain, len);
+            rest.over();
             continue;
         }
         if now.saturating_sub(looked) > look {
@@ -268,7 +271,7 @@ fn serve<M: Machine>(
             }
             server.forget_lost(now).map_err(of("xpu"))?;
         }
-        spin_loop();
+        rest.take();
     }
 }
 

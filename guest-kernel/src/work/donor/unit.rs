@@ -1,10 +1,10 @@
 //! What moves pages: an accelerator, or in tests something else.
 
+use super::rest::Rest;
 use crate::accel::stream::DEPTH;
 use crate::accel::xpu::{WORK, Xpu, carried_out};
 use crate::virtio::Fault;
 use crate::work::Machine;
-use core::hint::spin_loop;
 use gmem_wire::xpu::{op, status};
 
 /// What is to be done. Jobs are done in their order.
@@ -86,19 +86,28 @@ fn joined(last: Job, job: Job) -> Option<Job> {
 /// An accelerator.
 pub(super) struct Accelerator<'a, M> {
     pub(super) xpu: Xpu<'a, M>,
+    rest: Rest<'a, M>,
     short: bool,
 }
 
 impl<'a, M: Machine> Accelerator<'a, M> {
-    pub(super) fn new(xpu: Xpu<'a, M>) -> Self {
-        Self { xpu, short: false }
+    pub(super) fn new(xpu: Xpu<'a, M>, rest: Rest<'a, M>) -> Self {
+        Self {
+            xpu,
+            rest,
+            short: false,
+        }
     }
 
     fn take_answer(&mut self) -> Result<(), Fault> {
-        match self.xpu.poll(WORK)? {
-            Some(answer) if answer.response.status == status::NO_MEMORY => self.short = true,
-            Some(answer) => carried_out(&answer)?,
-            None => spin_loop(),
+        let Some(answer) = self.xpu.poll(WORK)? else {
+            self.rest.take();
+            return Ok(());
+        };
+        self.rest.over();
+        match answer.response.status {
+            status::NO_MEMORY => self.short = true,
+            _ => carried_out(&answer)?,
         }
         Ok(())
     }
