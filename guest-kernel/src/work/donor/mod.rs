@@ -7,6 +7,7 @@
 mod clients;
 mod frames;
 mod layout;
+mod pages;
 mod rest;
 mod serve;
 mod unit;
