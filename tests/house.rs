@@ -13,7 +13,7 @@ const MAY_USE: [(&str, &[&str]); 7] = [
     ("gmem-devices", &["gmem-core", "gmem-wire", "gmem-work"]),
     ("gmem-core", &["pager-wire"]),
     ("pager-wire", &[]),
-    ("guest-kernel", &["gmem-wire", "gmem-work"]),
+    ("guest-kernel", &["gmem-wire", "gmem-work", "pager-wire"]),
     ("gmem-wire", &[]),
     ("gmem-work", &[]),
 ];

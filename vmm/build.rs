@@ -32,7 +32,7 @@ const RUSTFLAGS: [&str; 16] = [
 ];
 
 /// What the image depends on, from the workspace's root.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 11] = [
     "guest-kernel/src",
     "guest-kernel/Cargo.toml",
     "guest-kernel/link.ld",
@@ -40,6 +40,8 @@ const SOURCES: [&str; 9] = [
     "devices/wire/Cargo.toml",
     "devices/work/src",
     "devices/work/Cargo.toml",
+    "gmem-core/pager-wire/src",
+    "gmem-core/pager-wire/Cargo.toml",
     "Cargo.toml",
     "Cargo.lock",
 ];

@@ -15,6 +15,7 @@ use guest_kernel::memory::WorkingSet;
 use guest_kernel::plan::{Plan, PlanError};
 use guest_kernel::work::Crew;
 use guest_kernel::work::accelerated;
+use guest_kernel::work::donor;
 use guest_kernel::work::result::{self, Context};
 use guest_kernel::work::tally::Tally;
 use kernel::console::print;
@@ -88,8 +89,7 @@ fn prepare(start_info: u64, by_pvh: bool) -> Job {
     // SAFETY: RAM by the monitor's map, identity-mapped, and beyond the image and the vCPUs' blocks.
     let set = unsafe { WorkingSet::new(ram, floor) };
     let ram_end = set.end().max(floor);
-    // What is an operand to an accelerator has no holes.
-    let set = match plan.workload.accelerated() {
+    let set = match plan.workload.in_one_piece() {
         true => set.in_one_piece(),
         false => set,
     };
@@ -103,6 +103,7 @@ fn prepare(start_info: u64, by_pvh: bool) -> Job {
         devices: line.devices,
     };
     accelerated::fits(&plan, &set, &machine).unwrap_or_else(|error| refuse_plan(error));
+    donor::fits(&plan, &set, &machine).unwrap_or_else(|error| refuse_plan(error));
     Job {
         plan,
         ram_end,

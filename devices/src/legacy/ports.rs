@@ -2,7 +2,8 @@
 
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use gmem_wire::{mark, port};
 
@@ -18,6 +19,9 @@ const SYSTEM_CONTROL: u16 = 0x61;
 const TIMER_OUTPUT: u8 = 1 << 5;
 /// Index and data of the real-time clock's memory, which is empty.
 const CLOCK: std::ops::RangeInclusive<u16> = 0x70..=0x71;
+
+/// What a guest's nap is counted in.
+const NAP: Duration = Duration::from_micros(10);
 
 /// What the monitor has to do after a port was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,7 @@ impl<W: Write> Ports<W> {
                     console.write((port - port::SERIAL) as u8, *byte);
                 }
             }
+            port::NAP => thread::sleep(NAP * u32::from(data.first().copied().unwrap_or_default())),
             port::MARK if data.first() == Some(&mark::WORKLOAD) => {
                 // The first mark counts: a guest cannot move its own start.
                 let _ = self.workload_began.set(Instant::now());

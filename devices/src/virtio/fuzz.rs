@@ -9,11 +9,12 @@ use std::time::Duration;
 use virtio_queue::desc::split::Descriptor;
 
 use super::device::Device;
-use super::gmem::{Gmem, Node, NodeError, Nodes};
+use super::gmem::{Calls, Gmem, Message, Node, NodeError, Nodes};
 use super::testing::{BUFFERS, BUFFERS_END, Bench, TestMemory};
 use super::xpu::{Accelerator, Done, Streams, StreamsError, Xpu, XpuConfig};
 use crate::accel::{Command, StreamFull};
 use gmem_core::accel::{Advice, Traffic};
+use gmem_core::pager::wire::{Header, Kind};
 
 /// Bytes from one place where a buffer may begin to the next.
 const SPACING: u64 = 0x200;
@@ -69,6 +70,7 @@ fn drive<D: Device>(device: D, bytes: &[u8]) {
                 _ => BUFFERS + u64::from(source.byte()) * SPACING,
             };
             let len = match kind >> 2 & 3 {
+                0 if kind & 0xc0 == 0xc0 => gmem_wire::gmem::Call::ROOM as u32,
                 0 => source.word() as u32,
                 1 => 64,
                 2 => 40,
@@ -183,6 +185,14 @@ pub fn xpu(bytes: &[u8]) {
 
 /// Drives the door to the memory system.
 pub fn gmem(bytes: &[u8]) {
-    let gmem = Gmem::new(Box::new(Eager));
+    let calls = Calls::new().expect("there are descriptors");
+    // Somebody whose request waits for the guest.
+    let line = calls.connect().expect("there is nobody else");
+    let message = Message {
+        header: Header::request(Kind::Ping, 1),
+        ..Message::default()
+    };
+    line.hand_over(message);
+    let gmem = Gmem::lending(Box::new(Eager), calls);
     drive(gmem.expect("there are timers"), bytes);
 }

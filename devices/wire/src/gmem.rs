@@ -11,6 +11,8 @@ pub const ID: u32 = 63;
 pub mod feature {
     /// There is a queue of events.
     pub const EVENTS: u64 = 1 << 0;
+    /// The guest may lend memory: there is a queue for it.
+    pub const PAGER: u64 = 1 << 1;
 }
 
 /// Queues.
@@ -19,6 +21,8 @@ pub mod queue {
     pub const REQUESTS: usize = 0;
     /// Buffers for [`super::EVENT_SIZE`] bytes each, in which the device says what has happened.
     pub const EVENTS: usize = 1;
+    /// Calls of those who use memory that the guest lends, see [`super::Call`].
+    pub const PAGER: usize = 2;
 }
 
 /// Descriptors of each queue, at most.
@@ -184,6 +188,58 @@ impl Response {
         Self {
             status: u64::from_le_bytes(words[0]) as u32,
             values,
+        }
+    }
+}
+
+/// How a message of the pager's protocol begins on its way through the queue [`queue::PAGER`], in both directions.
+///
+/// Header and head of the message follow; its data, if there are any, begin at [`Call::DATA_AT`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Call {
+    /// Whose it is: a number that the device gives each connection, and never again. 0: nobody's.
+    pub connection: u64,
+    /// See [`call`].
+    pub kind: u32,
+    /// Bytes of the message's header and head.
+    pub len: u32,
+}
+
+/// Kinds of a [`Call`].
+pub mod call {
+    /// A request; in the other direction, its reply.
+    pub const MESSAGE: u32 = 0;
+    /// The connection has ended. There is no reply.
+    pub const CLOSED: u32 = 1;
+    /// The driver is to stop lending. There is no reply.
+    pub const END: u32 = 2;
+}
+
+impl Call {
+    /// Bytes of it.
+    pub const SIZE: usize = 16;
+    /// Where a message's data begin, so that whole pages stay whole.
+    pub const DATA_AT: usize = 8192;
+    /// Bytes of a chain's room for a call, at least: no message is longer.
+    pub const ROOM: usize = Self::DATA_AT + 64 * 4096;
+
+    /// As it lies in memory.
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..8].copy_from_slice(&self.connection.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.kind.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.len.to_le_bytes());
+        bytes
+    }
+
+    /// What lies in memory.
+    pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        let (words, _) = bytes.as_chunks::<8>();
+        let rest = u64::from_le_bytes(words[1]);
+        Self {
+            connection: u64::from_le_bytes(words[0]),
+            kind: rest as u32,
+            len: (rest >> 32) as u32,
         }
     }
 }

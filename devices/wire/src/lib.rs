@@ -42,6 +42,8 @@ pub mod port {
     pub const SLEEP_OFF: u8 = 5;
     /// A byte write marks a moment, see [`super::mark`].
     pub const MARK: u16 = 0xf1;
+    /// A byte write: the vCPU has nothing to do for so many times 10 microseconds. Somebody else may have its host CPU.
+    pub const NAP: u16 = 0xf2;
 }
 
 /// Values written to [`port::EXIT`].

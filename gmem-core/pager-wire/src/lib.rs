@@ -14,6 +14,8 @@ pub mod list;
 
 pub use header::{Flags, HEADER_LEN, Header, Kind, MAGIC, Malformed, Status};
 pub use list::{MAX_PAGES, Page};
+/// What turns these structs into bytes and back.
+pub use zerocopy;
 
 /// The version that this code speaks, and the only one.
 pub const VERSION: u16 = 1;

@@ -13,6 +13,8 @@ use gmem_wire::gmem::{REQUEST_SIZE, RESPONSE_SIZE, Request, Response, config, op
 pub const BYTES: u64 = 0x2000;
 
 const DESCRIPTORS: u16 = 4;
+/// That the device has.
+const QUEUES: usize = 3;
 const AVAIL: u64 = 0x400;
 const USED: u64 = 0x800;
 const REQUEST: u64 = 0x1000;
@@ -52,8 +54,25 @@ impl<'a, M: Machine> Gmem<'a, M> {
     pub fn start(
         machine: &'a M,
         number: usize,
+        place: (Extent<'a>, u64),
+        patience: u64,
+    ) -> Result<Self, Fault> {
+        // Without events: nobody here would listen.
+        Self::start_with(machine, number, place, patience, (0, &mut []))
+    }
+
+    /// The same, with `features` if the device has them, and more queues: those after the one of requests, in memory that is
+    /// zero.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the device.
+    pub fn start_with(
+        machine: &'a M,
+        number: usize,
         (ram, area): (Extent<'a>, u64),
         patience: u64,
+        (features, more): (u64, &mut [Queue]),
     ) -> Result<Self, Fault> {
         let registers = Registers::new(machine, number);
         registers.reset();
@@ -63,14 +82,16 @@ impl<'a, M: Machine> Gmem<'a, M> {
             avail: area + AVAIL,
             used: area + USED,
         };
-        let mut queues = [Queue::new(places, DESCRIPTORS)];
-        // Without events: nobody here would listen.
-        virtio::start(&registers, 0, &mut queues, &ram)?;
+        let mut queues = [Queue::new(places, DESCRIPTORS); QUEUES];
+        let count = (1 + more.len()).min(QUEUES);
+        queues[1..count].copy_from_slice(more);
+        virtio::start(&registers, features, &mut queues[..count], &ram)?;
+        more.copy_from_slice(&queues[1..count]);
         let largest = registers.config(config::LARGEST);
         if largest == 0 {
             return Err("a largest request of nothing");
         }
-        let [queue] = queues;
+        let [queue, ..] = queues;
         Ok(Self {
             registers,
             ram,

@@ -1,5 +1,6 @@
 //! Drivers of accelerators (virtio-xpu) and of the memory system's door (virtio-gmem).
 
+pub mod calls;
 pub mod gmem;
 pub mod stream;
 pub mod xpu;

@@ -28,6 +28,10 @@ impl Machine for Bare<'_> {
         console::print!("{text}\n");
     }
 
+    fn nap(&self, tens_us: u8) {
+        cpu::out8(gmem_wire::port::NAP, tens_us);
+    }
+
     fn devices(&self) -> usize {
         self.devices
     }

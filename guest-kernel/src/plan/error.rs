@@ -56,6 +56,18 @@ pub enum PlanError<'a> {
         /// The workload.
         workload: &'static str,
     },
+    /// No way to those who would use what is lent.
+    NoPager {
+        /// The workload.
+        workload: &'static str,
+    },
+    /// More than the accelerator's memory holds, bytes.
+    Lent {
+        /// Asked for, with what lending it takes.
+        wanted: u64,
+        /// The accelerator's memory.
+        memory: u64,
+    },
     /// More CPUs than there are.
     TooManyCpus {
         /// Asked for.
@@ -108,6 +120,14 @@ impl fmt::Display for PlanError<'_> {
             Self::NoAccelerator { workload } => write!(
                 f,
                 "workload {workload} needs an accelerator, but the microVM has none: give it one with --accel"
+            ),
+            Self::NoPager { workload } => write!(
+                f,
+                "workload {workload} lends memory, but nobody can ask for it: give the microVM --donate unix:PATH"
+            ),
+            Self::Lent { wanted, memory } => write!(
+                f,
+                "lending takes {wanted} bytes of the first accelerator's memory, which has {memory}: ask for less by size=, or give it more by --accel ...,hbm=SIZE"
             ),
             Self::TooManyCpus { wanted, available } => write!(
                 f,

@@ -29,6 +29,7 @@
 //! | `kvcache` | `sequences=` 1 MiB each `width=512` `check=1` `theta=0.99` `hints=off` | accelerators attend to sequences that grow by a token a step; takes `seed=`, `working_set=`, `cpus=`, `ops=` and `seconds=` |
 //! | `pingpong` | `burst=1` | vCPUs and accelerators add to words of the same memory: 4 MiB, unless `working_set=` says otherwise; takes `seed=`, `cpus=`, `ops=`, `seconds=` and `fault_threshold_us=` |
 //! | `hostile` | `device=all` `rounds=100` | drivers that follow no rule on every virtio device, or on those of one kind: `rng`, `blk`, `net`, `vsock`, `console`, `balloon`, `mem`, `xpu`, `gmem` |
+//! | `donor` | `size=` what fits | lends memory of the first accelerator to other microVMs, until the monitor ends it; takes `seed=` |
 //! | `none` | | nothing: a result at once |
 //! | `spin` | | error path: never ends |
 //! | `wild` | `at=` first 2 MiB after RAM, or 2 GiB | error path: writes where no RAM is |
@@ -111,7 +112,7 @@ type Known = (
     &'static [&'static str],
 );
 
-const KNOWN: [Known; 18] = [
+const KNOWN: [Known; 19] = [
     ("verify", &[MEMORY], &["epochs"]),
     ("scan", &[MEMORY, ACCESS], &[]),
     ("stride", &[MEMORY, ACCESS], &["stride"]),
@@ -153,6 +154,7 @@ const KNOWN: [Known; 18] = [
         &["ops", "seconds", "fault_threshold_us", "burst"],
     ),
     ("hostile", &[SEEDED], &["device", "rounds"]),
+    ("donor", &[], &["seed", "size"]),
     ("none", &[], &[]),
     ("spin", &[], &[]),
     ("wild", &[], &["at"]),
@@ -230,6 +232,9 @@ impl Plan {
             "hostile" => Workload::Hostile {
                 rounds: count("rounds", 100)?,
                 device: options.target()?,
+            },
+            "donor" => Workload::Donor {
+                size: options.size("size")?,
             },
             "spin" => Workload::Spin,
             "wild" => Workload::Wild {

@@ -58,6 +58,8 @@ pub enum Workload {
     },
     /// `pingpong`: additions of a command
     PingPong { burst: u64 },
+    /// `donor`: bytes that are lent, or as many as there are
+    Donor { size: Option<u64> },
     /// `none`
     None,
     /// `spin`
@@ -123,13 +125,18 @@ impl Target {
 }
 
 impl Workload {
-    /// Whether it needs an accelerator, and memory in one piece.
+    /// Whether it works on accelerators.
     pub fn accelerated(&self) -> bool {
         use Workload::*;
         matches!(
             self,
             Gather { .. } | Layers { .. } | KvCache { .. } | PingPong { .. }
         )
+    }
+
+    /// Whether it needs memory in one piece: what is an operand to an accelerator has no holes.
+    pub fn in_one_piece(&self) -> bool {
+        self.accelerated() || matches!(self, Self::Donor { .. })
     }
 
     /// Whether accelerators are told what comes.

@@ -2,6 +2,7 @@
 
 pub mod accelerated;
 mod access;
+pub mod donor;
 mod faults;
 mod generator;
 pub mod hostile;
@@ -26,6 +27,12 @@ pub trait Machine {
 
     /// Prints a line.
     fn line(&self, text: fmt::Arguments<'_>);
+
+    /// Has nothing to do for so many times 10 microseconds.
+    fn nap(&self, tens_us: u8) {
+        let _ = tens_us;
+        core::hint::spin_loop();
+    }
 
     /// How many virtio devices there are.
     fn devices(&self) -> usize {
@@ -85,6 +92,7 @@ impl<'a, M: Machine> Crew<'a, M> {
             Workload::Verify { epochs } => verify::run(self, epochs, tally),
             Workload::Faults { passes } => faults::run(self, passes, tally),
             Workload::Hostile { rounds, device } => hostile::run(self, rounds, device, tally),
+            Workload::Donor { size } => donor::run(self, size, tally),
             workload if workload.accelerated() => accelerated::run(self, tally),
             _ => {
                 if let Some(generator) = generator::Generator::new(self) {

@@ -11,10 +11,12 @@
 //! | `writes`, `counted` | increments made, and their sum as found; a difference is a mismatch |
 //! | `first_mismatch` | `address`, `expected`, `found`, if there is one |
 //! | `accelerators`, `commands`, `device_seconds`, `command_p50_us`, `nop_p50_us`, `fault_p50_us_accel`, `local_bytes`, `failures`, `first_failure` | `gather`, `layers`, `kvcache`, `pingpong`: see `docs/workloads.md` |
+//! | `lent_bytes`, `clients`, `clients_left`, `pages_read`, `pages_written`, `refused` | `donor`: see `docs/workloads.md` |
 //! | `device`, `devices`, `rounds`, `attacks`, `broken`, `recoveries`, `beside`, `beside_max_us`, `packets`, `failures`, `first_failure` | `hostile`: see `docs/workloads.md` |
 //! | `tsc_khz`, `tsc_assumed` | the clock; `tsc_assumed` only if nobody told its frequency |
 
 use super::accelerated::account::Account;
+use super::donor::Lending;
 use super::hostile::score::Score;
 use super::json::Object;
 use super::tally::Tally;
@@ -137,6 +139,7 @@ fn specifics(object: &mut Object<'_>, context: &Context<'_>, tally: &Tally) {
             let epochs = epochs.saturating_sub(1).max(1);
             object.decimal("epoch_seconds", later / epochs as f64, 6);
         }
+        Workload::Donor { .. } => lent(object, &tally.lending),
         Workload::KvCache { width, theta, .. } => {
             object.integer("sequences", tally.accel.parts);
             object.decimal("theta", theta, 4);
@@ -144,7 +147,7 @@ fn specifics(object: &mut Object<'_>, context: &Context<'_>, tally: &Tally) {
         }
         _ => {}
     }
-    if plan.workload.accelerated() {
+    if plan.workload.in_one_piece() {
         accelerated(object, context, &tally.accel);
     }
     if plan.workload.counts_writes() {
@@ -152,6 +155,15 @@ fn specifics(object: &mut Object<'_>, context: &Context<'_>, tally: &Tally) {
         object.integer("writes", tally.writes);
         object.integer("counted", tally.counted);
     }
+}
+
+fn lent(object: &mut Object<'_>, lending: &Lending) {
+    object.integer("lent_bytes", lending.lent_bytes);
+    object.integer("clients", lending.clients);
+    object.integer("clients_left", lending.clients_left);
+    object.integer("pages_read", lending.pages_read);
+    object.integer("pages_written", lending.pages_written);
+    object.integer("refused", lending.refused);
 }
 
 fn accelerated(object: &mut Object<'_>, context: &Context<'_>, account: &Account) {

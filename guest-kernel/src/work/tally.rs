@@ -3,6 +3,7 @@
 use crate::math::histogram::Histogram;
 use crate::pattern::Mismatch;
 use crate::work::accelerated::account::Account;
+use crate::work::donor::Lending;
 use crate::work::hostile::score::Score;
 
 /// Counters of one CPU, or of all of them together.
@@ -30,6 +31,8 @@ pub struct Tally {
     pub hostile: Score,
     /// Of the workloads that need an accelerator.
     pub accel: Account,
+    /// Of the workload `donor`.
+    pub lending: Lending,
 }
 
 impl Default for Tally {
@@ -53,6 +56,7 @@ impl Tally {
             timed_cycles: 0,
             hostile: Score::new(),
             accel: Account::new(),
+            lending: Lending::new(),
         }
     }
 
@@ -84,6 +88,7 @@ impl Tally {
         self.timed_cycles = self.timed_cycles.max(other.timed_cycles);
         self.hostile.merge(&other.hostile);
         self.accel.merge(&other.accel);
+        self.lending.merge(&other.lending);
     }
 
     /// Whether all that was found is what was written, and no device failed. Call it on the counters of all CPUs together.

@@ -80,6 +80,7 @@ impl DeviceArgs {
                 Console::Virtio => ConsoleKind::Virtio,
             },
             accelerators: Vec::new(),
+            donate: false,
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod bench;
 pub mod ctl;
 mod device_args;
 mod enter;
+mod farewell;
 mod keys;
 pub mod memory;
 pub mod pager;

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use gmem_core::pager::address::Address;
 use gmem_wire::exit;
 
 use super::accel;
 use super::device_args::DeviceArgs;
+use super::farewell::Farewell;
 use super::memory::{self, MemoryArg};
 use super::plan::{self, Asked};
 use super::record::{self, RecordArg};
@@ -33,6 +35,8 @@ use crate::memory::plan::Plan;
 use crate::memory::recorder::{RecordError, Recorder};
 use crate::memory::server;
 use crate::outcome::{Outcome, Reason};
+use crate::pager::donate::Donation;
+use crate::pager::listen::{ListenError, Listener};
 use crate::report::{OutcomeKind, Report, ReportSink};
 use crate::signals::{TerminationSignals, survive_file_size_limit};
 use crate::socket::Socket;
@@ -92,6 +96,19 @@ pub struct RunArgs {
     /// beside any --tier hbm
     #[arg(long = "accel", value_name = "KIND[,hbm=SIZE][,key=value...]", value_parser = accel::parse)]
     accelerators: Vec<AccelConfig>,
+
+    /// Let the guest lend memory to others, who connect at this Unix socket: the bundled guest's workload `donor` does
+    #[arg(long, value_name = "unix:PATH", value_parser = Address::parse, requires = "accelerators")]
+    donate: Option<Address>,
+
+    /// Seconds that those who use memory of this guest have to take their pages back when it is told to end
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "30",
+        requires = "donate"
+    )]
+    drain: u32,
 
     /// A Unix socket to be made, over which `gmem ctl` controls the run
     #[arg(long, value_name = "PATH")]
@@ -223,6 +240,13 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
     let socket = socket
         .transpose()
         .map_err(|error| Failure::new(ExitCode::Usage, format!("--api-sock: {error}")))?;
+    let donated = args
+        .donate
+        .as_ref()
+        .map(|address| listen(address, &args.tiers))
+        .transpose()
+        .map_err(|error| Failure::new(ExitCode::Usage, format!("--donate: {error}")))?;
+    let drain = Duration::from_secs(args.drain.into());
     let recorder = args.record.as_ref().map(|record| {
         let recorder = Recorder::create(&record.path, record.window);
         recorder
@@ -261,7 +285,18 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
         .map(|socket| Server::start(socket, target))
         .transpose()
         .map_err(host_failed)?;
-    let ended = watch(running, &signals, &status, server, input).map_err(host_failed)?;
+    let lending = match (donated, running.devices().calls()) {
+        (Some(listener), Some(calls)) => {
+            status.say(&format!(
+                "the guest may lend memory at {}",
+                listener.address()
+            ));
+            let donation = Donation::start(listener, Arc::clone(calls)).map_err(host_failed)?;
+            Some(Farewell::new(donation, drain))
+        }
+        _ => None,
+    };
+    let ended = watch(running, &signals, &status, server, input, lending).map_err(host_failed)?;
     let unwritten = |error: RecordError| Failure::new(ExitCode::Failed, error);
     let recorded = recorder.map_or(Ok(None), |recorder| recorder.finish());
     if let Some(recorded) = recorded.map_err(unwritten)? {
@@ -269,6 +304,34 @@ fn run(args: RunArgs) -> Result<Ended, Failure> {
         status.say_within(&recorded.to_string(), patience);
     }
     Ok(ended)
+}
+
+/// Why a guest's memory cannot be lent.
+#[derive(Debug, thiserror::Error)]
+enum DonateError {
+    #[error(
+        "a microVM whose memory is somebody else's in part (--tier remote) has none to lend: leave one of the two out"
+    )]
+    Borrowed,
+    #[error(
+        "a guest's memory is lent at unix:PATH only, not at {0}; `gmem pager serve` lends at tcp://"
+    )]
+    NotHere(String),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// Where those who use the guest's memory connect.
+fn listen(address: &Address, tiers: &[TierArg]) -> Result<Listener, DonateError> {
+    let remote =
+        |tier: &TierArg| matches!(tier, TierArg::Tier(tier) if tier.kind.name() == "remote");
+    if tiers.iter().any(remote) {
+        return Err(DonateError::Borrowed);
+    }
+    if !matches!(address, Address::Unix(_)) {
+        return Err(DonateError::NotHere(address.to_string()));
+    }
+    Ok(Listener::bind(address, None)?.without_memory())
 }
 
 fn config(args: RunArgs, plan: Option<Plan>) -> Config {
@@ -293,6 +356,7 @@ fn config(args: RunArgs, plan: Option<Plan>) -> Config {
         payload,
         devices: DeviceConfig {
             accelerators: args.accelerators,
+            donate: args.donate.is_some(),
             ..args.devices.config()
         },
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use gmem_core::engine::Snapshot;
 use gmem_core::stats::Site;
 
+use super::farewell::Farewell;
 use super::status::StatusLine;
 use super::summary;
 use crate::api::server::Server;
@@ -36,13 +37,15 @@ pub(super) struct Ended {
     figures: Figures,
 }
 
-/// Watches until the run ends, or a signal or the control socket asks for its end.
+/// Watches until the run ends, or a signal or the control socket asks for its end. Those who use memory of the guest may take
+/// it back first.
 pub(super) fn watch(
     running: Running,
     signals: &TerminationSignals,
     status: &StatusLine,
     mut server: Option<Server>,
     input: Option<ConsoleInput>,
+    mut lending: Option<Farewell>,
 ) -> io::Result<Ended> {
     let memory = Arc::clone(running.memory());
     let began = Instant::now();
@@ -52,14 +55,31 @@ pub(super) fn watch(
     let mut next = began + every;
     let mut stalled = false;
     let mut troubles = Vec::new();
+    // The signal that began a farewell.
+    let mut first = None;
     let signal = loop {
         match running.wait(signals, Some(LOOK))? {
-            Event::Signal(name) => break Some(name),
+            Event::Signal(name) => {
+                let begun = lending.as_mut().is_some_and(|it| it.begin(name, status));
+                if !begun {
+                    break Some(name);
+                }
+                first = Some(name);
+            }
             Event::Ended => break None,
             Event::Timeout => {}
         }
-        if memory.failure().is_some() || server.as_ref().is_some_and(|s| s.stop_asked().is_some()) {
+        let stop = server.as_ref().and_then(|server| server.stop_asked());
+        if memory.failure().is_some() || stop.is_some() && lending.is_none() {
             break None;
+        }
+        if let Some(farewell) = &mut lending {
+            if let Some(by) = stop.filter(|_| !farewell.has_begun()) {
+                farewell.begin(&by, status);
+            }
+            if farewell.is_over(status) {
+                break first;
+            }
         }
         let Some(engine) = memory.engine() else {
             continue;
@@ -92,6 +112,7 @@ pub(super) fn watch(
         server.close();
         server.stop_asked()
     });
+    drop(lending);
     let devices = Arc::clone(running.devices());
     devices.withdraw();
     // The terminal is the user's again.

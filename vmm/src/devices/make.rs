@@ -9,7 +9,7 @@ use gmem_devices::accel::{CardError, HostMemory};
 use gmem_devices::virtio::balloon::{Balloon, BalloonControl, BalloonOptions};
 use gmem_devices::virtio::blk::{Blk, BlkOptions, OpenError};
 use gmem_devices::virtio::console::Console;
-use gmem_devices::virtio::gmem::Gmem;
+use gmem_devices::virtio::gmem::{Calls, Gmem};
 use gmem_devices::virtio::mem::{Blocks, Mem, MemControl, MemOptions, RegionError};
 use gmem_devices::virtio::net::{Net, NetOptions, Tap, TapError};
 use gmem_devices::virtio::rng::Rng;
@@ -81,6 +81,8 @@ pub struct DeviceConfig {
     pub console: ConsoleKind,
     /// Accelerators.
     pub accelerators: Vec<AccelConfig>,
+    /// The guest may lend memory to others.
+    pub donate: bool,
 }
 
 /// Why a microVM's devices could not be made.
@@ -155,6 +157,7 @@ pub(crate) struct Made {
     pub(super) typist: Option<UnixStream>,
     pub(super) socket: Option<SocketFile>,
     pub(super) accelerators: Accelerators,
+    pub(super) calls: Option<Arc<Calls>>,
 }
 
 impl Made {
@@ -173,6 +176,7 @@ impl Made {
     fn add_accelerators(
         &mut self,
         configs: &[AccelConfig],
+        donate: bool,
         memory: &Arc<ManagedMemory>,
     ) -> Result<(), DeviceError> {
         let regions = memory.ram().mapped();
@@ -189,7 +193,14 @@ impl Made {
         }
         if !configs.is_empty() {
             let space = AddressSpace::new(&self.accelerators, memory.clone());
-            self.add("gmem", Gmem::new(Box::new(space))?);
+            let gmem = match donate {
+                true => {
+                    let calls = self.calls.insert(Calls::new()?);
+                    Gmem::lending(Box::new(space), Arc::clone(calls))?
+                }
+                false => Gmem::new(Box::new(space))?,
+            };
+            self.add("gmem", gmem);
         }
         Ok(())
     }
@@ -254,7 +265,7 @@ impl DeviceConfig {
             let (balloon, control) = Balloon::new(memory.clone(), options)?;
             made.balloon = Some((made.add("balloon", balloon), control));
         }
-        made.add_accelerators(&self.accelerators, memory)?;
+        made.add_accelerators(&self.accelerators, self.donate, memory)?;
         Ok(made)
     }
 }

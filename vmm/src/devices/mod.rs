@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use gmem_core::engine::Engine;
 use gmem_devices::virtio::balloon::{BalloonControl, TargetError};
+use gmem_devices::virtio::gmem::Calls;
 use gmem_devices::virtio::mem::{MemControl, RequestedSizeError};
 use gmem_devices::virtio::vsock::SocketFile;
 use gmem_devices::virtio::{MmioDevice, NOTIFY_OFFSET, Stopped, WINDOW_SIZE};
@@ -37,6 +38,7 @@ pub struct Devices {
     typist: Option<UnixStream>,
     socket: Option<SocketFile>,
     accelerators: Accelerators,
+    calls: Option<Arc<Calls>>,
 }
 
 /// Why a balloon cannot be changed.
@@ -77,6 +79,7 @@ impl Devices {
             typist,
             socket,
             accelerators,
+            calls,
         } = config.make(memory, output)?;
         if devices.len() > layout::VIRTIO_DEVICES {
             return Err(DeviceError::TooMany {
@@ -101,6 +104,7 @@ impl Devices {
             typist,
             socket,
             accelerators,
+            calls,
         })
     }
 
@@ -150,6 +154,11 @@ impl Devices {
     /// The handle on memory that can be plugged, if there is any.
     pub fn plugged(&self) -> Option<&MemControl> {
         Some(&self.plugged.as_ref()?.1)
+    }
+
+    /// The way to a guest that may lend memory, if it may.
+    pub fn calls(&self) -> Option<&Arc<Calls>> {
+        self.calls.as_ref()
     }
 
     /// What a Linux kernel's command line has to say so that it finds the devices.

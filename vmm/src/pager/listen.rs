@@ -13,8 +13,8 @@ use crate::socket::{Socket, SocketError};
 
 /// A place where clients connect.
 pub enum Listener {
-    /// A file.
-    Unix(Socket),
+    /// A file; whether those who connect there get memory that both sides see.
+    Unix(Socket, bool),
     /// A port, secured or not.
     Tcp(TcpListener, Option<ServerTls>),
 }
@@ -47,7 +47,7 @@ impl Listener {
     /// Listens at `address`; at a port with `secure`, if that is given.
     pub fn bind(address: &Address, secure: Option<&ServerTls>) -> Result<Self, ListenError> {
         match address {
-            Address::Unix(path) => Ok(Self::Unix(Socket::bind(path)?)),
+            Address::Unix(path) => Ok(Self::Unix(Socket::bind(path)?, true)),
             Address::Redis(_) => Err(ListenError::NotHere(address.to_string())),
             Address::Tcp(at) => {
                 let failed = |source| ListenError::Tcp {
@@ -61,10 +61,18 @@ impl Listener {
         }
     }
 
+    /// The same, but who connects to a file gets no memory that both sides see.
+    pub fn without_memory(self) -> Self {
+        match self {
+            Self::Unix(socket, _) => Self::Unix(socket, false),
+            other => other,
+        }
+    }
+
     /// Where it listens, with the port that it was given if none was asked for.
     pub fn address(&self) -> String {
         match self {
-            Self::Unix(socket) => format!("unix:{}", socket.path().display()),
+            Self::Unix(socket, _) => format!("unix:{}", socket.path().display()),
             Self::Tcp(listener, _) => match listener.local_addr() {
                 Ok(address) => format!("tcp://{address}"),
                 Err(error) => format!("tcp:// ({error})"),
@@ -81,12 +89,16 @@ impl Listener {
             _ => Err(error),
         };
         let connecting: Connecting = match self {
-            Self::Unix(socket) => match socket.listener().accept() {
-                Ok((stream, _)) => Box::new(move || {
+            Self::Unix(socket, shares) => match (socket.listener().accept(), *shares) {
+                (Ok((stream, _)), true) => Box::new(move || {
                     stream.set_nonblocking(false)?;
                     Ok(Arc::new(unix::accept(stream)?))
                 }),
-                Err(error) => return nobody(error),
+                (Ok((stream, _)), false) => Box::new(move || {
+                    stream.set_nonblocking(false)?;
+                    Ok(Arc::new(unix::accept_plain(stream)?))
+                }),
+                (Err(error), _) => return nobody(error),
             },
             Self::Tcp(listener, secure) => match (listener.accept(), secure.clone()) {
                 (Ok((stream, _)), None) => Box::new(move || {
@@ -107,7 +119,7 @@ impl Listener {
 impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         match self {
-            Self::Unix(socket) => socket.listener().as_raw_fd(),
+            Self::Unix(socket, _) => socket.listener().as_raw_fd(),
             Self::Tcp(listener, _) => listener.as_raw_fd(),
         }
     }

@@ -1,4 +1,6 @@
-//! `gmem pager serve`: memory of this host lent to others.
+//! Memory lent to others: by `gmem pager serve`, and by the guest of `gmem run --donate`.
 
+pub mod donate;
 pub mod listen;
+mod relay;
 pub mod serve;

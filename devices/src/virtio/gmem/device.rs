@@ -1,11 +1,14 @@
-//! The device and its two queues.
+//! The device and its queues.
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use gmem_core::page::PAGE_SIZE;
 use gmem_wire::gmem::{EVENT_SIZE, ID, QUEUE_SIZE, Response, config, feature, queue, status};
 
+use super::calls::Calls;
+use super::desk::Desk;
 use super::event::Watch;
 use super::metrics::Metrics;
 use super::nodes::{NodeError, Nodes};
@@ -13,7 +16,12 @@ use super::request::{self, LARGEST, Request, Task};
 use super::state::State;
 use crate::virtio::{Broken, Buffers, Device, Guest};
 
-const QUEUE_SIZES: [u16; 2] = [QUEUE_SIZE; 2];
+const QUEUE_SIZES: [u16; 3] = [QUEUE_SIZE; 3];
+
+/// Numbers of the sources.
+mod source {
+    pub(super) const CALLS: usize = 1;
+}
 
 /// The guest's door to the memory system.
 pub struct Gmem {
@@ -21,6 +29,10 @@ pub struct Gmem {
     watch: Watch,
     /// The driver wants to hear of events.
     listens: bool,
+    /// Where the guest lends memory, if it may.
+    desk: Option<Desk>,
+    /// The driver does.
+    lends: bool,
     metrics: Metrics,
 }
 
@@ -35,7 +47,21 @@ impl Gmem {
             nodes,
             watch: Watch::new()?,
             listens: false,
+            desk: None,
+            lends: false,
             metrics: Metrics::default(),
+        })
+    }
+
+    /// The door to `nodes`, through which the guest may lend memory to those who make `calls`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Gmem::new`].
+    pub fn lending(nodes: Box<dyn Nodes>, calls: Arc<Calls>) -> io::Result<Self> {
+        Ok(Self {
+            desk: Some(Desk::new(calls)),
+            ..Self::new(nodes)?
         })
     }
 
@@ -149,6 +175,19 @@ impl Gmem {
     }
 }
 
+impl Gmem {
+    /// Lets the desk do something, if the driver lends memory.
+    fn at_desk(
+        &mut self,
+        work: impl FnOnce(&mut Desk) -> Result<u64, Broken>,
+    ) -> Result<(), Broken> {
+        if let Some(desk) = self.desk.as_mut().filter(|_| self.lends) {
+            self.metrics.calls += work(desk)?;
+        }
+        Ok(())
+    }
+}
+
 fn refusal(status: u32) -> Response {
     Response {
         status,
@@ -162,11 +201,14 @@ impl Device for Gmem {
     }
 
     fn features(&self) -> u64 {
-        feature::EVENTS
+        match self.desk {
+            Some(_) => feature::EVENTS | feature::PAGER,
+            None => feature::EVENTS,
+        }
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &QUEUE_SIZES[..2 + usize::from(self.desk.is_some())]
     }
 
     fn config(&self) -> Vec<u8> {
@@ -181,34 +223,54 @@ impl Device for Gmem {
     }
 
     fn sources(&self) -> Vec<RawFd> {
-        vec![self.watch.source()]
+        let calls = self.desk.as_ref().map(|desk| desk.calls().source());
+        [self.watch.source()].into_iter().chain(calls).collect()
     }
 
-    fn wants(&self, _: usize) -> bool {
-        self.listens
+    fn wants(&self, source: usize) -> bool {
+        match source {
+            source::CALLS => self.lends,
+            _ => self.listens,
+        }
     }
 
     fn start(&mut self, features: u64, _: &mut Guest<'_>) -> Result<(), Broken> {
         self.listens = features & feature::EVENTS != 0 && self.watch.start().is_ok();
+        self.lends = features & feature::PAGER != 0;
         Ok(())
     }
 
     fn notified(&mut self, queue: usize, guest: &mut Guest<'_>) -> Result<(), Broken> {
         match queue {
             queue::REQUESTS => self.serve(guest),
+            queue::PAGER => self.at_desk(|desk| desk.serve(guest)),
             // Buffers for events wait until there is something to tell.
             _ => Ok(()),
         }
     }
 
-    fn ready(&mut self, _: usize, guest: &mut Guest<'_>) -> Result<(), Broken> {
+    fn ready(&mut self, source: usize, guest: &mut Guest<'_>) -> Result<(), Broken> {
+        if source == source::CALLS {
+            return self.at_desk(|desk| {
+                desk.calls().heard();
+                desk.tell(guest)
+            });
+        }
         self.watch.woken();
         self.tell(guest)
+    }
+
+    fn settle(&mut self, guest: &mut Guest<'_>) -> Result<(), Broken> {
+        self.at_desk(|desk| desk.settle(guest).map(|()| 0))
     }
 
     fn reset(&mut self) {
         self.watch.stop();
         self.listens = false;
+        if let Some(desk) = self.desk.as_mut().filter(|_| self.lends) {
+            desk.reset();
+        }
+        self.lends = false;
     }
 
     fn metrics(&self) -> serde_json::Value {

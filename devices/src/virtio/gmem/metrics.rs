@@ -17,4 +17,6 @@ pub struct Metrics {
     pub refused: u64,
     /// Events told.
     pub events: u64,
+    /// Calls, of those who use what the guest lends, that the guest was told of.
+    pub calls: u64,
 }

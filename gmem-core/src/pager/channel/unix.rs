@@ -61,6 +61,15 @@ pub fn accept(stream: UnixStream) -> io::Result<StreamChannel<impl super::stream
     Ok(StreamChannel::new(socket, Some(memory)))
 }
 
+/// The server's side of a connection without shared memory: pages' bytes are in the messages.
+pub fn accept_plain(
+    stream: UnixStream,
+) -> io::Result<StreamChannel<impl super::stream::Stream + use<>>> {
+    let socket = Socket::new(stream.into())?;
+    rustix::net::send(socket.fd(), &[0], SendFlags::NOSIGNAL)?;
+    Ok(StreamChannel::new(socket, None))
+}
+
 /// The memory that the server offers.
 fn greeting(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     let unexpected = |what| io::Error::new(io::ErrorKind::InvalidData, what);
