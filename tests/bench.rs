@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -262,6 +263,74 @@ fn bench_soak_kills_holders_while_the_guest_runs_and_nothing_is_lost() {
     for round in rounds {
         assert!(round["verified_bytes"].as_u64().unwrap() > 300 << 20);
     }
+}
+
+/// Network namespaces that are ours by their names.
+fn hosts() -> Vec<String> {
+    let output = Command::new("ip").args(["netns", "list"]).output();
+    let output = output.unwrap_or_else(|error| {
+        panic!("this test makes network namespaces and needs root and `ip` (iproute2): {error}")
+    });
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bench_delay_measures_a_scan_between_two_hosts_and_removes_them() {
+    require_kvm();
+    let dir = TempDir::new();
+    let json = dir.path().join("delay.json");
+    let path = json.to_str().unwrap();
+    let running = Running::start(&[
+        "bench",
+        "delay",
+        "--rounds",
+        "1",
+        "--seconds",
+        "1",
+        "--memory",
+        "32M",
+        "--json",
+        path,
+    ]);
+    let ours = format!("-{}", running.pid());
+    let finished = running.finish();
+    assert_eq!(finished.code(), 0, "{finished:?}");
+    assert!(finished.stdout.contains("at least 0.8"), "{finished:?}");
+    let result: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    expect_header(&result, "delay", 1);
+    for key in ["none", "delay_100us", "delay_1ms"] {
+        expect_summary(&result["figures"][format!("{key}_ops_per_sec")], 1);
+    }
+    for key in ["delay_100us_over_none", "delay_1ms_over_none"] {
+        expect_summary(&result["ratios"][key], 1);
+    }
+    assert!(!hosts().iter().any(|name| name.contains(&ours)));
+}
+
+#[test]
+fn bench_delay_leaves_no_host_and_no_process_when_it_is_ended() {
+    require_kvm();
+    let running = Running::start(&["bench", "delay"]);
+    let ours = format!("-{}", running.pid());
+    thread::sleep(Duration::from_millis(2000));
+    let there = hosts();
+    let there = there.iter().filter(|name| name.contains(&ours));
+    assert_eq!(there.count(), 2);
+    running.signal(libc::SIGTERM);
+    let finished = running.finish();
+    finished.expect_failure(1, &["SIGTERM"]);
+    assert!(!hosts().iter().any(|name| name.contains(&ours)));
+}
+
+#[test]
+fn bench_delay_says_what_it_needs_where_there_are_no_namespaces() {
+    require_kvm();
+    let mut command = command(&["bench", "delay"]);
+    // Without `ip`.
+    command.env("PATH", "/nowhere");
+    let finished = Running::spawn(command).finish();
+    finished.expect_failure(3, &["`ip netns add", "root and iproute2"]);
 }
 
 #[test]
