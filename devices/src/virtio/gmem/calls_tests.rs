@@ -152,10 +152,13 @@ fn a_request_reaches_the_guest_whole_and_its_reply_comes_back() {
     assert_eq!(bench.device.metrics()["calls"], 2);
 }
 
+/// An answer to a connection's request that is none.
+type Wrong<'a> = &'a dyn Fn(u64, Header) -> Vec<u8>;
+
 #[test]
 fn what_the_guest_answers_wrongly_breaks_that_connection_and_no_other() {
     let right = |header: Header| header.reply(Status::Ok);
-    let wrong: [(&str, &dyn Fn(u64, Header) -> Vec<u8>); 9] = [
+    let wrong: [(&str, Wrong<'_>); 9] = [
         ("no reply", &|to, header| answer(to, header, &[])),
         ("other correlation", &|to, header| {
             let header = Header {
