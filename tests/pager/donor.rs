@@ -1,8 +1,6 @@
 //! A guest lends memory of its accelerator to other guests.
 
-use std::path::Path;
-use std::thread;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use super::gmem::{Finished, Running, TempDir, command, require_kvm, run};
 use super::support::{Pager, wait_for};
@@ -34,15 +32,43 @@ fn at(socket: &Path) -> String {
     format!("unix:{}", socket.display())
 }
 
-/// A guest of 128 MiB with 32 of them here, and the rest in these tiers.
-fn borrower(tiers: &[&str], workload: &str) -> Running {
-    let tiers = tiers.iter().flat_map(|tier| ["--tier", tier]);
-    let args: Vec<&str> = ["run", "--memory", "128M", "--tier", "host:32M"]
-        .into_iter()
-        .chain(tiers)
-        .chain(["--workload", workload])
-        .collect();
-    Running::start(&args)
+/// A guest of 128 MiB with 32 of them here, and the rest in other tiers.
+struct Borrower {
+    running: Running,
+    api: PathBuf,
+}
+
+impl Borrower {
+    fn start(dir: &TempDir, tiers: &[&str], workload: &str) -> Self {
+        let api = dir.path().join("borrower.sock");
+        let tiers = tiers.iter().flat_map(|tier| ["--tier", tier]);
+        let args: Vec<&str> = ["run", "--memory", "128M", "--tier", "host:32M"]
+            .into_iter()
+            .chain(tiers)
+            .chain(["--workload", workload, "--api-sock", api.to_str().unwrap()])
+            .collect();
+        let running = Running::start(&args);
+        Self { running, api }
+    }
+
+    /// Waits until it has read pages of the donor's.
+    fn reads(self) -> Self {
+        let came = || {
+            let api = self.api.to_str().unwrap();
+            let answer = run(&["ctl", "--api-sock", api, "status", "--json"]);
+            let status: serde_json::Value = serde_json::from_str(&answer.stdout).ok()?;
+            let flows = status["migrations"].as_array()?.clone();
+            let mut flows = flows.iter();
+            let back = flows.find(|flow| flow["from"] == "remote" && flow["to"] == "host")?;
+            back["pages"].as_u64()
+        };
+        wait_for("pages come back", || came() > Some(500));
+        self
+    }
+
+    fn finish(self) -> Finished {
+        self.running.finish()
+    }
 }
 
 fn verified(finished: &Finished) {
@@ -66,7 +92,7 @@ fn its_memory_holds_pages_of_another_guest_and_is_zero_in_the_end() {
     let socket = dir.path().join("d.sock");
     let lends = donor(&socket, &[]);
     let tier = format!("remote:128M,url={}", at(&socket));
-    let finished = borrower(&[&tier], "verify epochs=2").finish();
+    let finished = Borrower::start(&dir, &[&tier], "verify epochs=2").finish();
     verified(&finished);
     assert!(finished.stderr.contains("  remote "), "{finished:?}");
     lends.signal(libc::SIGTERM);
@@ -126,8 +152,7 @@ fn one_that_is_told_to_end_gives_everything_back_first() {
     let socket = dir.path().join("d.sock");
     let lends = donor(&socket, &["--drain", "60"]);
     let remote = format!("remote:128M,url={}", at(&socket));
-    let running = borrower(&[&remote, "hbm:128M"], "verify epochs=8");
-    thread::sleep(Duration::from_millis(3000));
+    let running = Borrower::start(&dir, &[&remote, "hbm:128M"], "verify epochs=8").reads();
     lends.signal(libc::SIGTERM);
     let ended = lends.finish();
     assert!(ended.stderr.contains("1 client(s) have 60s"), "{ended:?}");
@@ -144,8 +169,7 @@ fn ctl_stop_is_an_orderly_end_too() {
     let api = api.to_str().unwrap();
     let lends = donor(&socket, &["--api-sock", api]);
     let tier = format!("remote:128M,url={}", at(&socket));
-    let running = borrower(&[&tier, "hbm:128M"], "verify epochs=2");
-    thread::sleep(Duration::from_millis(2000));
+    let running = Borrower::start(&dir, &[&tier, "hbm:128M"], "verify epochs=3").reads();
     assert_eq!(run(&["ctl", "--api-sock", api, "stop"]).code(), 0);
     let result = result(&lends.finish());
     assert_eq!(result["clients_left"], 0, "{result}");
@@ -162,8 +186,7 @@ fn one_whose_clients_stay_ends_when_their_time_is_up() {
         "remote:128M,url={},deadline_ms=500,on_failure=fail",
         at(&socket)
     );
-    let running = borrower(&[&tier], "verify epochs=50");
-    thread::sleep(Duration::from_millis(3000));
+    let running = Borrower::start(&dir, &[&tier], "verify epochs=50").reads();
     lends.signal(libc::SIGTERM);
     let ended = lends.finish();
     assert!(ended.stderr.contains("1 clients left"), "{ended:?}");
@@ -178,8 +201,7 @@ fn one_that_is_killed_loses_nothing_where_there_is_a_mirror() {
     let lends = donor(&socket, &[]);
     let pager = Pager::at(&other, "128M");
     let tier = format!("remote:128M,url={},url={}", at(&socket), at(&other));
-    let running = borrower(&[&tier], "verify epochs=3");
-    thread::sleep(Duration::from_millis(3000));
+    let running = Borrower::start(&dir, &[&tier], "verify epochs=3").reads();
     lends.signal(libc::SIGKILL);
     lends.finish();
     verified(&running.finish());
@@ -195,8 +217,7 @@ fn one_that_is_killed_without_a_mirror_takes_pages_with_it_and_that_is_said() {
         "remote:128M,url={},deadline_ms=500,on_failure=fail",
         at(&socket)
     );
-    let running = borrower(&[&tier], "verify epochs=50");
-    thread::sleep(Duration::from_millis(3000));
+    let running = Borrower::start(&dir, &[&tier], "verify epochs=50").reads();
     lends.signal(libc::SIGKILL);
     lends.finish();
     let finished = running.finish();
