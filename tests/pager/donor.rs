@@ -1,6 +1,8 @@
 //! A guest lends memory of its accelerator to other guests.
 
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::gmem::{Finished, Running, TempDir, command, require_kvm, run};
 use super::support::{Pager, wait_for};
@@ -40,9 +42,13 @@ struct Borrower {
 
 impl Borrower {
     fn start(dir: &TempDir, tiers: &[&str], workload: &str) -> Self {
-        let api = dir.path().join("borrower.sock");
+        Self::with_memory(dir, "128M", &[&["host:32M"], tiers].concat(), workload)
+    }
+
+    fn with_memory(dir: &TempDir, memory: &str, tiers: &[&str], workload: &str) -> Self {
+        let api = dir.path().join(format!("{}.sock", dir.listing().len()));
         let tiers = tiers.iter().flat_map(|tier| ["--tier", tier]);
-        let args: Vec<&str> = ["run", "--memory", "128M", "--tier", "host:32M"]
+        let args: Vec<&str> = ["run", "--memory", memory]
             .into_iter()
             .chain(tiers)
             .chain(["--workload", workload, "--api-sock", api.to_str().unwrap()])
@@ -53,16 +59,23 @@ impl Borrower {
 
     /// Waits until it has read pages of the donor's.
     fn reads(self) -> Self {
+        self.moves(("remote", "host"), 500)
+    }
+
+    /// Waits until more than so many pages have gone from one tier to another.
+    fn moves(self, (from, to): (&str, &str), pages: u64) -> Self {
         let came = || {
+            // Whoever asks holds up the one that is asked.
+            thread::sleep(Duration::from_millis(300));
             let api = self.api.to_str().unwrap();
             let answer = run(&["ctl", "--api-sock", api, "status", "--json"]);
             let status: serde_json::Value = serde_json::from_str(&answer.stdout).ok()?;
             let flows = status["migrations"].as_array()?.clone();
             let mut flows = flows.iter();
-            let back = flows.find(|flow| flow["from"] == "remote" && flow["to"] == "host")?;
-            back["pages"].as_u64()
+            let flow = flows.find(|flow| flow["from"] == from && flow["to"] == to)?;
+            flow["pages"].as_u64()
         };
-        wait_for("pages come back", || came() > Some(500));
+        wait_for("pages go that way", || came() > Some(pages));
         self
     }
 
@@ -121,23 +134,13 @@ fn two_guests_share_what_it_lends_and_a_third_finds_no_room() {
     let socket = dir.path().join("d.sock");
     let lends = donor(&socket, &[]);
     let tier = format!("remote:64M,url={}", at(&socket));
+    let tiers = ["host:20M", &tier];
     let guests = [1, 2].map(|seed| {
         let workload = format!("verify epochs=2 seed={seed}");
-        let args = ["--memory", "64M", "--tier", "host:20M", "--tier", &tier];
-        Running::start(&[&["run"][..], &args, &["--workload", &workload]].concat())
+        Borrower::with_memory(&dir, "64M", &tiers, &workload).moves(("host", "remote"), 0)
     });
-    wait_for("both have attached", || {
-        let args = ["run", "--memory", "64M", "--tier", "host:48M", "--tier"];
-        let third = [&args[..], &[&tier, "--workload", "none"]].concat();
-        let finished = run(&third);
-        match finished.code() {
-            0 => false,
-            _ => {
-                finished.expect_failure(2, &["room for 0"]);
-                true
-            }
-        }
-    });
+    let args = ["run", "--memory", "64M", "--tier", "host:48M", "--tier"];
+    run(&[&args[..], &tiers[1..]].concat()).expect_failure(2, &["room for 0"]);
     for guest in guests {
         verified(&guest.finish());
     }
