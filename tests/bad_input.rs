@@ -56,7 +56,6 @@ fn tiers_that_make_no_sense_end_with_2_and_a_remedy() {
         (&["HOST:1G"], &["'HOST'", "host, hbm, zip, file"]),
         (&[":1G"], &["''", "host, hbm, zip, file"]),
         (&[""], &["''", "host, hbm, zip, file"]),
-        (&["mapped:1G"], &["'mapped'", "not available yet"]),
         (&["remote:1G"], &["remote tier", "url=unix:PATH"]),
         (&["host"], &["'host'", "no size"]),
         (&["host:"], &["no size"]),
