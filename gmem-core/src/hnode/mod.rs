@@ -180,9 +180,13 @@ pub trait Hnode: Send + Sync {
         into: &SharedMemory,
         at: usize,
     ) -> Result<(), LoadError> {
-        let mut bytes = vec![0; frames.len() * PAGE_SIZE];
-        self.load_pages(frames, &mut bytes)?;
-        into.write(at, &bytes);
+        let len = frames.len() * PAGE_SIZE;
+        let mut buffer = vec![0; len + PAGE_SIZE];
+        // A file that is read without the kernel's copy wants it to begin at a page.
+        let skip = buffer.as_ptr().align_offset(PAGE_SIZE);
+        let bytes = &mut buffer[skip..][..len];
+        self.load_pages(frames, bytes)?;
+        into.write(at, bytes);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use pager_wire::{MAX_PAGES, PAGE_LEN, Page};
+use pager_wire::{PAGE_LEN, Page};
 
 use super::marks::Marks;
 use crate::pager::holder::{Holder, Ticket, Verb};
@@ -20,8 +20,6 @@ struct Batch {
     held: bool,
     /// Somebody was not sent it, or could not take it.
     missed: bool,
-    /// It has not been sent to anybody: more may come along.
-    waits: bool,
 }
 
 /// Requests whose end nobody waits for.
@@ -51,8 +49,7 @@ impl Flight {
         Some((&batch.pages[at], &batch.bytes[at * PAGE_LEN..][..PAGE_LEN]))
     }
 
-    /// Takes pages on, and sends them to all that are there when as many have come as go into one request: few come at a time, and
-    /// the requests under way are few. Those that wait for others to come along are sent by [`Flight::send_again`], soon.
+    /// Takes pages on, and sends them to all that are there.
     pub(super) fn send(
         &mut self,
         holders: &[Arc<dyn Holder>],
@@ -60,28 +57,20 @@ impl Flight {
         (pages, bytes): (Vec<Page>, Vec<u8>),
         until: Instant,
     ) {
-        if let Some(last) = self.batches.back_mut()
-            && last.waits
-            && last.pages.len() + pages.len() > MAX_PAGES
-        {
-            last.send(holders, marks, until);
-        }
-        if self.batches.back().is_none_or(|last| !last.waits) {
-            self.batches.push_back(Batch::new());
-        }
-        let number = self.first + self.batches.len() as u64 - 1;
-        let Some(last) = self.batches.back_mut() else {
-            return;
-        };
-        for (page, at) in pages.iter().zip(last.pages.len()..) {
+        let number = self.first + self.batches.len() as u64;
+        for (page, at) in pages.iter().zip(0..) {
             self.index.insert(page.number.get(), (number, at));
         }
         self.pages += pages.len();
-        last.pages.extend(pages);
-        last.bytes.extend(bytes);
-        if last.pages.len() == MAX_PAGES {
-            last.send(holders, marks, until);
-        }
+        let mut batch = Batch {
+            pages,
+            bytes,
+            sent: Vec::with_capacity(holders.len()),
+            held: false,
+            missed: false,
+        };
+        batch.send(holders, marks, until);
+        self.batches.push_back(batch);
     }
 
     /// Looks what has ended. What somebody has, and nobody else is about to, is here no longer.
@@ -116,7 +105,7 @@ impl Flight {
         }
     }
 
-    /// Sends what nobody has and nobody is about to have: again, or what has waited.
+    /// Sends again what nobody has and nobody is about to have.
     pub(super) fn send_again(
         &mut self,
         holders: &[Arc<dyn Holder>],
@@ -128,7 +117,6 @@ impl Flight {
             let stale = |page: &Page| marks.get(page.number.get()).version != page.version.get();
             if batch.pages.iter().all(stale) {
                 batch.held = true;
-                batch.waits = false;
             } else if batch.sent.is_empty() && !batch.held {
                 batch.send(holders, marks, until);
             }
@@ -162,7 +150,7 @@ impl Flight {
                 .filter(|page| keeps || unused(page))
                 .copied()
                 .collect();
-            for pages in pages.chunks(MAX_PAGES) {
+            for pages in pages.chunks(pager_wire::MAX_PAGES) {
                 // A holder that is not reached keeps what nobody will ask for.
                 if holder.health().up
                     && let Ok(ticket) = holder.start(Verb::Free, pages, &[], until)
@@ -181,27 +169,11 @@ fn forget(index: &mut HashMap<u64, (u64, usize)>, frame: u64, number: u64) {
 }
 
 impl Batch {
-    /// An empty one, which waits for pages.
-    fn new() -> Self {
-        Self {
-            pages: Vec::with_capacity(MAX_PAGES),
-            bytes: Vec::with_capacity(MAX_PAGES * PAGE_LEN),
-            sent: Vec::new(),
-            held: false,
-            missed: false,
-            waits: true,
-        }
-    }
-
     fn is_done(&self) -> bool {
         self.held && self.sent.is_empty()
     }
 
     fn send(&mut self, holders: &[Arc<dyn Holder>], marks: &Marks, until: Instant) {
-        if std::mem::take(&mut self.waits) && self.pages.len() < MAX_PAGES / 2 {
-            // It may be here for long, and there may be many of them.
-            self.bytes.shrink_to_fit();
-        }
         for (holder, at) in holders.iter().zip(0..) {
             let health = holder.health();
             let asked = match health.up && !health.draining {
@@ -246,4 +218,97 @@ impl Batch {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::pager::holder::{Health, HolderError};
+
+    /// Takes what it is sent, if it is up, and answers when it is told to.
+    struct Slow {
+        up: bool,
+        answer: Mutex<Option<Result<(), HolderError>>>,
+    }
+
+    impl Holder for Slow {
+        fn name(&self) -> &str {
+            "slow"
+        }
+
+        fn health(&self) -> Health {
+            Health {
+                up: self.up,
+                life: 1,
+                draining: false,
+            }
+        }
+
+        fn trouble(&self) -> Option<String> {
+            None
+        }
+
+        fn start(&self, _: Verb, _: &[Page], _: &[u8], _: Instant) -> Result<Ticket, HolderError> {
+            Ok(Ticket { epoch: 1, id: 1 })
+        }
+
+        fn finish(
+            &self,
+            _: Ticket,
+            _: &mut Vec<Page>,
+            _: &mut [u8],
+            _: Instant,
+        ) -> Result<(), HolderError> {
+            Err(HolderError::Late)
+        }
+
+        fn ended(&self, _: &Ticket) -> Option<Result<(), HolderError>> {
+            self.answer.lock().unwrap().clone()
+        }
+
+        fn receive(&self, _: Instant) {}
+
+        fn tend(&self) {}
+
+        fn leave(&self) {}
+    }
+
+    fn slow(up: bool) -> Arc<Slow> {
+        let answer = Mutex::new(None);
+        Arc::new(Slow { up, answer })
+    }
+
+    fn answer(of: &Slow, what: Result<(), HolderError>) {
+        *of.answer.lock().unwrap() = Some(what);
+    }
+
+    /// Sends a page to two, somebody looks for what is lacking while nobody has answered, and then both do as they do.
+    /// Whether something is known to be lacking at the end.
+    fn is_lacking(second_is_up: bool, second: Result<(), HolderError>) -> bool {
+        let (a, b) = (slow(true), slow(second_is_up));
+        let holders: [Arc<dyn Holder>; 2] = [Arc::clone(&a) as _, Arc::clone(&b) as _];
+        let marks = Marks::new(1);
+        let page = Page {
+            version: marks.renew(0).into(),
+            ..Page::default()
+        };
+        let mut flight = Flight::default();
+        let content = (vec![page], vec![0; PAGE_LEN]);
+        flight.send(&holders, &marks, content, Instant::now());
+        answer(&b, second);
+        flight.reap(&holders, &marks);
+        // Nobody has it yet, so nobody can be found to lack it.
+        marks.look();
+        marks.looked(false);
+        answer(&a, Ok(()));
+        flight.reap(&holders, &marks);
+        assert_eq!(flight.pages(), 0);
+        marks.is_lacking()
+    }
+
+    #[test]
+    fn what_one_missed_is_lacking_from_when_the_other_has_it() {
+        assert!(!is_lacking(true, Ok(())));
+        assert!(is_lacking(true, Err(HolderError::Late)));
+        assert!(is_lacking(false, Ok(())));
+    }
+}
