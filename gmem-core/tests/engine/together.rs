@@ -114,6 +114,7 @@ fn the_next_window_of_a_stream_comes_while_the_guest_goes_through_this_one() {
         (waited_for, came_ahead)
     });
     assert!(came_ahead >= 60, "{came_ahead} windows of 83 came ahead");
-    assert!(waited_for <= 120, "{waited_for} faults");
+    // The first page of each window, and at times one of the next whose turn is about to come.
+    assert!(waited_for <= 200, "{waited_for} faults");
     bench.audit();
 }
